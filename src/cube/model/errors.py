@@ -1,0 +1,138 @@
+"""Everything that can go wrong and that a caller can act on, as one tree of exceptions.
+
+``cube.api.errors`` is the only place that turns these into HTTP answers and ``cube.envd.errors`` the only one
+that turns them into Connect errors. The message is a sentence for the user: what is wrong and what to do.
+
+    CubeError
+    ├── InvalidInput            400  the request cannot be carried out as it stands (``field`` names the culprit)
+    ├── Unauthenticated         401
+    ├── PermissionDenied        403
+    ├── NotFound                404
+    │   ├── SandboxNotFound
+    │   ├── TemplateNotFound
+    │   └── SnapshotNotFound
+    ├── Conflict                409  another operation is under way, or the state does not allow this one
+    ├── Unsupported             501  this runtime or machine cannot do it, by its capability record
+    ├── LimitExceeded           429  try again after ``retry_after`` seconds
+    ├── Unavailable             503  try again after ``retry_after`` seconds
+    │   └── SandboxNotRunning        the sandbox is paused, being killed, or has died
+    ├── StorageFull             507  the writable layer or the node has no room left
+    └── HostError               500  the machine refused something it should be able to do
+"""
+
+from __future__ import annotations
+
+
+class CubeError(Exception):
+    """Root of the tree. ``code`` is the HTTP status that fits the failure."""
+
+    code = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidInput(CubeError):
+    """The request is malformed or contradicts itself; ``field`` names the offending field when there is one."""
+
+    code = 400
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unauthenticated(CubeError):
+    """No credential, or a wrong one."""
+
+    code = 401
+
+
+class PermissionDenied(CubeError):
+    """The credential or the user is known but may not do this."""
+
+    code = 403
+
+
+class NotFound(CubeError):
+    """No such thing."""
+
+    code = 404
+
+
+class SandboxNotFound(NotFound):
+    """No sandbox has this id, or it has ended."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(f"sandbox {sandbox_id!r} was not found")
+        self.sandbox_id = sandbox_id
+
+
+class TemplateNotFound(NotFound):
+    """No template has this id or name."""
+
+    def __init__(self, template: str) -> None:
+        super().__init__(f"template {template!r} was not found; `cube template list` shows what exists")
+        self.template = template
+
+
+class SnapshotNotFound(NotFound):
+    """No snapshot has this id."""
+
+    def __init__(self, snapshot_id: str) -> None:
+        super().__init__(f"snapshot {snapshot_id!r} was not found")
+        self.snapshot_id = snapshot_id
+
+
+class Conflict(CubeError):
+    """Another operation holds the object, or its state does not allow this operation."""
+
+    code = 409
+
+
+class Unsupported(CubeError):
+    """The runtime's capability record says it cannot do this."""
+
+    code = 501
+
+
+class LimitExceeded(CubeError):
+    """A limit of the caller or the node is reached; ``retry_after`` is in seconds."""
+
+    code = 429
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unavailable(CubeError):
+    """Cannot be done right now; ``retry_after`` is in seconds, ``None`` when a retry will not help."""
+
+    code = 503
+
+    def __init__(self, message: str, *, retry_after: int | None = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SandboxNotRunning(Unavailable):
+    """The sandbox exists but does not answer: paused, being killed, or dead."""
+
+    def __init__(self, sandbox_id: str, state: str) -> None:
+        super().__init__(f"sandbox {sandbox_id!r} is {state}, not running", retry_after=None)
+        self.sandbox_id = sandbox_id
+        self.state = state
+
+
+class StorageFull(CubeError):
+    """No room left on the writable layer of a sandbox or on the node."""
+
+    code = 507
+
+
+class HostError(CubeError):
+    """The machine refused a step that should work; the message names the step and the kernel's reason."""
+
+    code = 500

@@ -1,0 +1,34 @@
+"""Names of things: how ids are made and what a valid one looks like."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+
+_ALNUM = string.ascii_lowercase + string.digits
+
+#: Lower-case alphanumerics only: the id stands in host names (``<port>-<id>.<domain>``), where a dash splits.
+SANDBOX_ID = re.compile(r"[a-z0-9]{1,40}")
+#: ``name`` or ``name:tag`` or ``namespace/name[:tag]``, as E2B writes template references.
+TEMPLATE_REF = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}(/[a-z0-9][a-z0-9._-]{0,127})?(:[A-Za-z0-9._-]{1,128})?")
+
+
+def new_sandbox_id() -> str:
+    """A fresh sandbox id: ``i`` and 19 random characters, about 98 bits (the form that E2B's service uses)."""
+    return "i" + "".join(secrets.choice(_ALNUM) for _ in range(19))
+
+
+def new_template_id() -> str:
+    """A fresh template id, ``tpl-`` and 24 hexadecimal digits."""
+    return "tpl-" + secrets.token_hex(12)
+
+
+def new_token() -> str:
+    """A bearer token of 256 bits for one sandbox's envd or public traffic."""
+    return secrets.token_urlsafe(32)
+
+
+def is_sandbox_id(text: str) -> bool:
+    """Whether ``text`` could be a sandbox id; says nothing about whether it exists."""
+    return SANDBOX_ID.fullmatch(text) is not None

@@ -1,0 +1,76 @@
+"""Sandboxes: what is asked for, what exists, and which states may follow each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from cube.model.resources import Resources
+from cube.model.template import Template
+
+
+class SandboxState(StrEnum):
+    """Life of a sandbox. E2B clients see ``running`` and ``paused``; the others last for one operation."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
+    KILLING = "killing"
+    #: Gone. Kept in the records so that a client's late request is told so.
+    KILLED = "killed"
+
+
+#: Which state may follow which. Everything may be killed, at any time, twice too.
+TRANSITIONS: dict[SandboxState, frozenset[SandboxState]] = {
+    SandboxState.CREATING: frozenset({SandboxState.RUNNING, SandboxState.KILLING}),
+    SandboxState.RUNNING: frozenset({SandboxState.PAUSING, SandboxState.KILLING}),
+    SandboxState.PAUSING: frozenset({SandboxState.PAUSED, SandboxState.RUNNING, SandboxState.KILLING}),
+    SandboxState.PAUSED: frozenset({SandboxState.RESUMING, SandboxState.KILLING}),
+    SandboxState.RESUMING: frozenset({SandboxState.RUNNING, SandboxState.PAUSED, SandboxState.KILLING}),
+    SandboxState.KILLING: frozenset({SandboxState.KILLED}),
+    SandboxState.KILLED: frozenset(),
+}
+
+
+class OnTimeout(StrEnum):
+    """What happens to a sandbox whose time is up."""
+
+    KILL = "kill"
+    PAUSE = "pause"
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """Everything a node needs to start one sandbox. Decided by the master; the node does not reinterpret it."""
+
+    sandbox_id: str
+    template: Template
+    resources: Resources
+    env_vars: dict[str, str] = field(default_factory=dict)
+    #: Token that envd requests must carry; ``None`` leaves envd open to everyone who reaches the proxy.
+    envd_access_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """One sandbox as recorded by the master."""
+
+    sandbox_id: str
+    template_id: str
+    #: The name the client asked for, when it was not the id.
+    template_name: str | None
+    state: SandboxState
+    started_at: datetime
+    #: When the timeout acts; always in the future for a running sandbox.
+    end_at: datetime
+    on_timeout: OnTimeout
+    auto_resume: bool
+    resources: Resources
+    metadata: dict[str, str]
+    env_vars: dict[str, str] = field(repr=False)
+    envd_access_token: str | None = field(repr=False)
+    #: Name of the runtime that isolates it, e.g. ``container``.
+    runtime: str

@@ -1,0 +1,40 @@
+"""Templates: what a sandbox is cloned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cube.model.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """The part of an OCI image configuration that a sandbox obeys."""
+
+    env: dict[str, str] = field(default_factory=dict)
+    #: Default user of commands and file requests: a name or a numeric id, resolved inside the image.
+    user: str = "root"
+    #: Default working directory; empty means the home directory of the user.
+    workdir: str = ""
+    #: Users that may run ``sudo`` without a password.
+    sudo_users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A template whose read-only image is on this node, ready to be cloned."""
+
+    template_id: str
+    #: First name is the main one; all of them are accepted where a template id is.
+    names: tuple[str, ...]
+    #: Path of the erofs image, relative to the template's directory.
+    image: str
+    image_bytes: int
+    #: Digest over everything that went into the image: same fingerprint, same content.
+    fingerprint: str
+    created_at: datetime
+    config: ImageConfig = field(default_factory=ImageConfig)
+    resources: Resources = field(default_factory=Resources)
+    #: Whether the code interpreter (port 49999) can be offered.
+    code_interpreter: bool = False

@@ -1,0 +1,95 @@
+"""Settings of the service: environment variables ``CUBE_<NAME>``, or ``cube up --set NAME=value``.
+
+Every field is documented here and in docs/settings.md; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One instance of the service. Two instances on one machine differ in ``instance``, directories, ports and network."""
+
+    model_config = SettingsConfigDict(env_prefix="CUBE_", extra="ignore", frozen=True)
+
+    instance: str = Field(
+        "cube",
+        pattern=r"^[a-z][a-z0-9]{0,7}$",
+        description="Name of this instance; prefixes its cgroups, interfaces and nftables table.",
+    )
+    state_dir: Path = Field(Path("/var/lib/cube"), description="What must survive a restart: database, templates, writable layers.")
+    run_dir: Path = Field(Path("/run/cube"), description="Sockets, locks and process ids; emptied by `cube down`.")
+    host: str = Field("127.0.0.1", description="Address that the public port listens on.")
+    port: int = Field(3000, ge=1, le=65535, description="Public port: the API and all sandbox traffic.")
+    domain: str = Field("", description="Domain of `<port>-<sandboxID>.<domain>`; empty means `localhost:<port>`.")
+    api_key: str = Field("", repr=False, description="When set, the API asks for this key in `X-API-KEY`; empty switches authentication off.")
+    network_cidr: str = Field("10.213.0.0/16", description="IPv4 range that sandbox links take their addresses from, two each.")
+    id_base: int = Field(0x2000_0000, ge=0x1_0000, description="First host user id of the ranges given to sandboxes, 65,536 each.")
+    seat_pool: int = Field(16, ge=0, description="Links, cgroups and user namespaces kept ready for the next sandboxes.")
+    max_sandboxes: int = Field(2000, ge=1, le=16000, description="Sandboxes alive at once on this node; more get 429.")
+    volume_gb: int = Field(0, ge=0, description="Size of the sparse volume for writable layers; 0 means 80 % of the free space.")
+    default_timeout: int = Field(300, ge=1, description="Seconds a sandbox lives when the client names no timeout.")
+    max_timeout: int = Field(86400, ge=1, description="Longest timeout that a client may ask for, in seconds.")
+    proxy_uid: int = Field(64100, description="Host user id that the inbound proxy runs as; only it may open connections to sandboxes.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least severe level that is logged.")
+
+    @field_validator("network_cidr")
+    @classmethod
+    def _network(cls, value: str) -> str:
+        network = ipaddress.IPv4Network(value)
+        if network.prefixlen > 28:
+            raise ValueError("the network must be /28 or larger: every sandbox takes two addresses")
+        return value
+
+    @property
+    def public_domain(self) -> str:
+        """Domain that clients build sandbox host names from; may carry a port."""
+        return self.domain or f"localhost:{self.port}"
+
+    @property
+    def public_url(self) -> str:
+        """URL of the public port for a client on this machine."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104  comparison only
+        return f"http://{host}:{self.port}"
+
+    @property
+    def volume_dir(self) -> Path:
+        """Mount point of the btrfs volume that holds the writable layers."""
+        return self.state_dir / "volume"
+
+    @property
+    def templates_dir(self) -> Path:
+        """One directory per template: its erofs image and its manifest."""
+        return self.state_dir / "templates"
+
+    @property
+    def database(self) -> Path:
+        """The embedded SQLite database."""
+        return self.state_dir / "cube.db"
+
+    @property
+    def api_socket(self) -> Path:
+        """Unix socket on which the API listens behind the proxy."""
+        return self.run_dir / "proxy" / "api.sock"
+
+    @property
+    def envd_socket(self) -> Path:
+        """Unix socket on which envd and the code interpreter listen behind the proxy."""
+        return self.run_dir / "proxy" / "envd.sock"
+
+    @property
+    def xds_socket(self) -> Path:
+        """Unix socket on which the proxy fetches its configuration."""
+        return self.run_dir / "proxy" / "xds.sock"
+
+
+def require_root() -> None:
+    """Refuse to go on without root; raises ``PermissionError`` with what to do."""
+    if os.geteuid() != 0:
+        raise PermissionError("cube needs root to make namespaces, mounts and cgroups: run it with sudo")
