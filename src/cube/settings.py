@@ -14,7 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """One instance of the service. Two instances on one machine differ in ``instance``, directories, ports and network."""
+    """One instance of the service. Two instances on one machine differ in ``instance``, directories, ports and
+    network."""
 
     model_config = SettingsConfigDict(env_prefix="CUBE_", extra="ignore", frozen=True)
 

@@ -24,7 +24,8 @@ class TerminalSize:
 
 @dataclass(frozen=True, slots=True)
 class SpawnRequest:
-    """A process to start. ``env`` is laid over PATH, HOME, USER, LOGNAME and SHELL, which the guest sets from the user."""
+    """A process to start. ``env`` is laid over PATH, HOME, USER, LOGNAME and SHELL, which the guest sets from the
+    user."""
 
     argv: tuple[str, ...]
     user: str
@@ -119,7 +120,8 @@ class Watch(Protocol):
         ...
 
     async def read(self) -> list[WatchEvent]:
-        """All events that have happened so far, in order; does not wait. Raises ``Unavailable`` when the sandbox died."""
+        """All events that have happened so far, in order; does not wait. Raises ``Unavailable`` when the sandbox
+        died."""
         ...
 
     def close(self) -> None:
@@ -164,14 +166,15 @@ class Guest(Protocol):
         ...
 
     async def open_write(self, path: str, user: str, *, mode: int = 0o666) -> OpenedFile:
-        """Create or truncate a regular file for writing, with missing parent directories; ``InvalidInput`` for a directory."""
+        """Create or truncate a regular file for writing, with missing parent directories; ``InvalidInput`` for a
+        directory."""
         ...
 
     async def stat(self, path: str, user: str) -> Entry: ...
 
     async def list_dir(self, path: str, user: str, depth: int) -> list[Entry]:
-        """Entries below a directory in lexical walk order, at most ``depth`` levels down; their paths begin with ``path``
-        made absolute but not resolved."""
+        """Entries below a directory in lexical walk order, at most ``depth`` levels down; their paths begin with
+        ``path`` made absolute but not resolved."""
         ...
 
     async def make_dir(self, path: str, user: str) -> Entry:

@@ -32,7 +32,8 @@ class EnvdSandboxes(Protocol):
     """Lookup of sandboxes by id."""
 
     async def get(self, sandbox_id: str) -> EnvdSandbox:
-        """The running sandbox; raises ``SandboxNotFound`` or ``SandboxNotRunning``. May wait for one that is waking up."""
+        """The running sandbox; raises ``SandboxNotFound`` or ``SandboxNotRunning``. May wait for one that is waking
+        up."""
         ...
 
     def running(self) -> Iterable[EnvdSandbox]:

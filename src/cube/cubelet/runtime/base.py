@@ -55,7 +55,8 @@ class InstanceRecord:
 
     sandbox_id: str
     template_id: str
-    #: Host process id of the sandbox's first process, and its start time in clock ticks: together they cannot be reused.
+    #: Host process id of the sandbox's first process, and its start time in clock ticks: together they cannot be
+    #: reused.
     pid: int
     start_time: int
     #: Index of the seat (link, user id range, cgroup) that it occupies.
@@ -108,7 +109,8 @@ class Runtime(Protocol):
         ...
 
     async def adopt(self, spec: SandboxSpec, record: InstanceRecord, *, paused: bool) -> Instance:
-        """Take over a sandbox that an earlier run of the service started; raises ``SandboxNotFound`` when it is gone."""
+        """Take over a sandbox that an earlier run of the service started; raises ``SandboxNotFound`` when it is
+        gone."""
         ...
 
     async def pause(self, instance: Instance) -> None: ...
