@@ -49,24 +49,10 @@ class RemoteEnvd:
 EnvdEndpoint = LocalGuest | RemoteEnvd
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceRecord:
-    """What must be written down to find a running sandbox again after a restart of the service."""
-
-    sandbox_id: str
-    template_id: str
-    #: Host process id of the sandbox's first process, and its start time in clock ticks: together they cannot be
-    #: reused.
-    pid: int
-    start_time: int
-    #: Index of the seat (link, user id range, cgroup) that it occupies.
-    seat: int
-
-
 class Instance(Protocol):
     """One running or paused sandbox of a runtime."""
 
-    record: InstanceRecord
+    sandbox_id: str
     #: Address of the sandbox on its link, for the proxy.
     address: str
     envd: EnvdEndpoint
@@ -97,7 +83,7 @@ class Runtime(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of everything but the running sandboxes."""
+        """Let go of everything but the running sandboxes; a later start finds them again."""
         ...
 
     async def create(self, spec: SandboxSpec) -> Instance:
@@ -108,7 +94,7 @@ class Runtime(Protocol):
         """Start a sandbox from a snapshot; raises ``Unsupported`` without the capability."""
         ...
 
-    async def adopt(self, spec: SandboxSpec, record: InstanceRecord, *, paused: bool) -> Instance:
+    async def adopt(self, spec: SandboxSpec, *, paused: bool) -> Instance:
         """Take over a sandbox that an earlier run of the service started; raises ``SandboxNotFound`` when it is
         gone."""
         ...
