@@ -20,42 +20,53 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CUBE_", extra="ignore", frozen=True)
 
     instance: str = Field(
-        "cube",
+        default="cube",
         pattern=r"^[a-z][a-z0-9]{0,7}$",
         description="Name of this instance; prefixes its cgroups, interfaces and nftables table.",
     )
     state_dir: Path = Field(
-        Path("/var/lib/cube"), description="What must survive a restart: database, templates, writable layers."
+        default=Path("/var/lib/cube"), description="What must survive a restart: database, templates, writable layers."
     )
-    run_dir: Path = Field(Path("/run/cube"), description="Sockets, locks and process ids; emptied by `cube down`.")
-    host: str = Field("127.0.0.1", description="Address that the public port listens on.")
-    port: int = Field(3000, ge=1, le=65535, description="Public port: the API and all sandbox traffic.")
-    domain: str = Field("", description="Domain of `<port>-<sandboxID>.<domain>`; empty means `localhost:<port>`.")
+    run_dir: Path = Field(
+        default=Path("/run/cube"), description="Sockets, locks and process ids; emptied by `cube down`."
+    )
+    host: str = Field(default="127.0.0.1", description="Address that the public port listens on.")
+    port: int = Field(default=3000, ge=1, le=65535, description="Public port: the API and all sandbox traffic.")
+    domain: str = Field(
+        default="", description="Domain of `<port>-<sandboxID>.<domain>`; empty means `localhost:<port>`."
+    )
     api_key: str = Field(
-        "",
+        default="",
         repr=False,
         description="When set, the API asks for this key in `X-API-KEY`; empty switches authentication off.",
     )
     network_cidr: str = Field(
-        "10.213.0.0/16", description="IPv4 range that sandbox links take their addresses from, two each."
+        default="10.213.0.0/16", description="IPv4 range that sandbox links take their addresses from, two each."
     )
     id_base: int = Field(
-        0x2000_0000, ge=0x1_0000, description="First host user id of the ranges given to sandboxes, 65,536 each."
+        default=0x2000_0000,
+        ge=0x1_0000,
+        description="First host user id of the ranges given to sandboxes, 65,536 each.",
     )
     seat_pool: int = Field(
-        16, ge=0, description="Links, cgroups and user namespaces kept ready for the next sandboxes."
+        default=16, ge=0, description="Links, cgroups and user namespaces kept ready for the next sandboxes."
     )
-    max_sandboxes: int = Field(2000, ge=1, le=16000, description="Sandboxes alive at once on this node; more get 429.")
+    max_sandboxes: int = Field(
+        default=2000, ge=1, le=16000, description="Sandboxes alive at once on this node; more get 429."
+    )
     volume_gb: int = Field(
-        0, ge=0, description="Size of the sparse volume for writable layers; 0 means 80 % of the free space."
+        default=0, ge=0, description="Size of the sparse volume for writable layers; 0 means 80 % of the free space."
     )
-    default_timeout: int = Field(300, ge=1, description="Seconds a sandbox lives when the client names no timeout.")
-    max_timeout: int = Field(86400, ge=1, description="Longest timeout that a client may ask for, in seconds.")
+    default_timeout: int = Field(
+        default=300, ge=1, description="Seconds a sandbox lives when the client names no timeout."
+    )
+    max_timeout: int = Field(default=86400, ge=1, description="Longest timeout that a client may ask for, in seconds.")
     proxy_uid: int = Field(
-        64100, description="Host user id that the inbound proxy runs as; only it may open connections to sandboxes."
+        default=64100,
+        description="Host user id that the inbound proxy runs as; only it may open connections to sandboxes.",
     )
     log_level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="Least severe level that is logged."
+        default="info", pattern="^(debug|info|warning|error)$", description="Least severe level that is logged."
     )
 
     @field_validator("network_cidr")

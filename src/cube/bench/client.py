@@ -60,6 +60,14 @@ class Client:
         if answer.status != 204:
             raise RoundFailed(f"kill answered {answer.status}: {answer.text()[:200]}")
 
+    async def template_id(self, name: str) -> str:
+        """Id of a template by name or id; raises ``FileNotFoundError`` when there is none."""
+        answer = await self._http.get(f"{self._url}/templates", headers=self._headers)
+        for template in json.loads(answer.content):
+            if name in (template["templateID"], *template.get("names", []), *template.get("aliases", [])):
+                return str(template["templateID"])
+        raise FileNotFoundError(f"the service has no template {name!r}")
+
     async def command(self, sandbox: Handle, command: str) -> bytes:
         """Run a shell command as ``commands.run`` of the SDK does; returns its stdout, raises ``RoundFailed`` when it
         fails."""

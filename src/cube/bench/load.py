@@ -25,6 +25,13 @@ class Samples:
         for mark, seconds in marks.items():
             self.durations.setdefault(mark, []).append(seconds)
 
+    def extend(self, other: Samples) -> None:
+        """Add another run of the same operation."""
+        for mark, values in other.durations.items():
+            self.durations.setdefault(mark, []).extend(values)
+        self.errors += other.errors
+        self.elapsed += other.elapsed
+
     @property
     def rounds(self) -> int:
         """Rounds that succeeded."""

@@ -60,8 +60,10 @@ def boot(emulator: str, kernel: Path, accelerator: str, patience: float = _PATIE
     took = time.monotonic() - begun
     if _ALIVE in output:
         return ok(f"a guest booted in {took:.1f} s")
+    return limited(f"/dev/kvm exists, but a stock guest kernel {_failure(output, took, patience)}", _CONSEQUENCE)
+
+
+def _failure(output: bytes, took: float, patience: float) -> str:
+    ending = f"did not boot within {patience:.0f} s" if took >= patience else f"ended QEMU after {took:.1f} s"
     last = output.decode(errors="replace").strip().splitlines()
-    said = f"; its last words: {last[-1][:120]}" if last else " and printed nothing"
-    return limited(
-        f"/dev/kvm exists, but a stock guest kernel did not boot within {patience:.0f} s{said}", _CONSEQUENCE
-    )
+    return f"{ending}; its last words: {last[-1][:120]}" if last else f"{ending} and printed nothing"
