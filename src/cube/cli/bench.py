@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 from rich.table import Table
 
@@ -127,8 +127,8 @@ def _report(results: dict[str, Samples], parameters: dict[str, object]) -> dict[
         "version": __version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
-            "cores": psutil.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "cores": os.cpu_count(),
+            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
             "kernel": platform.release(),
         },
         "parameters": parameters,
