@@ -1,7 +1,122 @@
 #include "launch.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "plan.h"
+#include "steps.h"
+#include "userns.h"
+#include "wire.h"
+
+/* Too large for a stack, and every clone has a copy of its own. */
+static struct message message;
+static struct plan plan;
+
+static int answer_namespace(int socket)
+{
+    uint32_t base = get_u32(&message.body), size = get_u32(&message.body);
+    int fd = -1;
+    if (get_end(&message.body))
+        fd = userns_create(base, size);
+    else
+        errno = EBADMSG;
+    if (fd < 0)
+        return send_error(socket, message.id, errno, 0, "user namespace");
+    struct writer writer;
+    put_begin(&writer, KIND_NAMESPACE, message.id);
+    int result = put_send(&writer, socket, &fd, 1);
+    close(fd);
+    return result;
+}
+
+static int answer_launched(int socket, pid_t pid, int pidfd)
+{
+    struct writer writer;
+    put_begin(&writer, KIND_LAUNCHED, message.id);
+    put_u32(&writer, (uint32_t)pid);
+    int result = put_send(&writer, socket, &pidfd, 1);
+    /* Whoever asked could not be told: the sandbox belongs to nobody. */
+    if (result < 0)
+        k_pidfd_send_signal(pidfd, SIGKILL);
+    close(pidfd);
+    return result;
+}
+
+static int answer_launch(int socket)
+{
+    if (plan_decode(&plan, &message) < 0)
+        return send_error(socket, message.id, errno, plan.n_steps, "malformed step");
+    int pidfd = -1;
+    const struct k_clone_args arguments = {
+        .flags = K_CLONE_PIDFD | K_CLONE_NEWNS | K_CLONE_NEWPID | K_CLONE_NEWIPC | K_CLONE_NEWUTS,
+        .pidfd = (uint64_t)(uintptr_t)&pidfd,
+        .exit_signal = SIGCHLD,
+    };
+    pid_t pid = k_clone3(&arguments);
+    if (pid < 0)
+        return send_error(socket, message.id, errno, UINT32_MAX, "clone3");
+    if (pid > 0)
+        return answer_launched(socket, pid, pidfd);
+    close(socket);
+    _exit(sandbox_start(&plan));
+}
+
+static int answer(int socket)
+{
+    switch (message.kind) {
+    case KIND_USERNS: return answer_namespace(socket);
+    case KIND_LAUNCH: return answer_launch(socket);
+    default: return send_error(socket, message.id, ENOSYS, 0, "unknown request");
+    }
+}
+
+/* Every clone inherits this. */
+static int prepare(void)
+{
+    for (int number = 1; number < NSIG; number++)
+        signal(number, SIG_DFL);
+    /* The kernel reaps; who wants to know of an end has a pidfd. */
+    signal(SIGCHLD, SIG_IGN);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    /* Out of the terminal's session, where Ctrl-C goes to everyone. EPERM: leads one already. */
+    if (setsid() < 0 && errno != EPERM)
+        return -1;
+    int null = open("/dev/null", O_RDWR);
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (null < 0 || (null != fd && dup2(null, fd) < 0))
+            return -1;
+    if (null > STDERR_FILENO)
+        close(null);
+    prctl(PR_SET_NAME, "cube-launch", 0, 0, 0);
+    return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -1 : chdir("/");
+}
+
 int launch(int socket)
 {
-    (void)socket;
-    return 1;
+    if (prepare() < 0 || fcntl(socket, F_SETFD, FD_CLOEXEC) < 0) {
+        perror("cube-init launch");
+        return 1;
+    }
+    for (;;) {
+        int received = message_receive(socket, &message);
+        if (received == 0)
+            return 0;
+        /* Without an id there is nobody to tell; the service does not send such messages. */
+        if (received < 0 && errno == EBADMSG)
+            continue;
+        if (received < 0)
+            return 1;
+        int result = answer(socket);
+        message_release(&message);
+        if (result < 0)
+            return errno == EPIPE ? 0 : 1;
+    }
 }

@@ -1,0 +1,47 @@
+/* A launch plan: the steps of a LAUNCH message, decoded. */
+#ifndef CUBE_PLAN_H
+#define CUBE_PLAN_H
+
+#include <stdint.h>
+
+#include "wire.h"
+
+enum {
+    MAX_STEPS = 256,
+    MAX_FIELDS = 6,
+    MAX_STRINGS = 512, /* keys and values of all MOUNT steps */
+    MAX_NUMBERS = 64,  /* user ids of SERVE */
+};
+
+union field {
+    int fd; /* belongs to the message */
+    uint32_t u32;
+    int32_t i32;
+    uint64_t u64;
+    char *string; /* may be changed */
+    struct bytes bytes;
+    struct {
+        uint32_t first, count;
+    } span; /* of plan.strings or plan.numbers */
+};
+
+struct step {
+    const struct operation *operation;
+    union field fields[MAX_FIELDS];
+};
+
+struct plan {
+    uint32_t n_steps, n_strings, n_numbers;
+    struct step steps[MAX_STEPS];
+    char *strings[MAX_STRINGS];
+    uint32_t numbers[MAX_NUMBERS];
+};
+
+/* Decode the body of a LAUNCH; the plan refers to the message, which must outlive it. The last step is SERVE and no
+ * other is. -1 with errno EBADMSG when it is malformed; plan->n_steps is then the index of the culprit. */
+int plan_decode(struct plan *plan, struct message *message);
+
+/* The control socket that the SERVE step names. */
+int plan_control(const struct plan *plan);
+
+#endif

@@ -1,0 +1,85 @@
+#include "steps.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "serve.h"
+
+/* Stage of an ERROR for what happens before the first step. */
+#define BEFORE_STEPS UINT32_MAX
+
+int step_failed(struct sandbox *sandbox, const char *what)
+{
+    int saved = errno;
+    if (sandbox->detail[0] == 0)
+        snprintf(sandbox->detail, sizeof sandbox->detail, "%.200s", what);
+    errno = saved;
+    return -1;
+}
+
+/* Close everything but the standard descriptors and these two. */
+static int close_others(unsigned a, unsigned b)
+{
+    unsigned low = a < b ? a : b, high = a < b ? b : a;
+    if (low > STDERR_FILENO + 1 && k_close_range(STDERR_FILENO + 1, low - 1) < 0)
+        return -1;
+    if (high > low + 1 && k_close_range(low + 1, high - 1) < 0)
+        return -1;
+    return k_close_range(high + 1, UINT_MAX);
+}
+
+int step_serve(struct sandbox *sandbox, const union field *f)
+{
+    const struct serve_config config = {
+        .control_fd = f[0].fd,
+        .listen_fd = f[1].fd,
+        .sudo_uids = &sandbox->plan->numbers[f[2].span.first],
+        .n_sudo = f[2].span.count,
+    };
+    if (close_others((unsigned)config.control_fd, (unsigned)config.listen_fd) < 0)
+        return step_failed(sandbox, "close_range");
+    umask(022);
+    /* Again: becoming another user sets it back to what fs.suid_dumpable says. */
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+        return step_failed(sandbox, "prctl");
+    _exit(serve(&config));
+}
+
+/* What no plan has to ask for. The launcher has already seen to working directory, standard descriptors and signals. */
+static int begin(struct sandbox *sandbox)
+{
+    signal(SIGCHLD, SIG_DFL);
+    umask(0);
+    if (prctl(PR_SET_NAME, "cube-init", 0, 0, 0) < 0 || setsid() < 0)
+        return step_failed(sandbox, "setsid");
+    /* Nothing that happens here shows outside, and no mount made outside shows here. */
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        return step_failed(sandbox, "mount");
+    return 0;
+}
+
+/* Index of the step that failed, or BEFORE_STEPS; the last step does not return. */
+static uint32_t run(struct sandbox *sandbox)
+{
+    if (begin(sandbox) < 0)
+        return BEFORE_STEPS;
+    uint32_t index = 0;
+    for (const struct step *step = sandbox->plan->steps; step->operation->run(sandbox, step->fields) == 0; step++)
+        index++;
+    return index;
+}
+
+int sandbox_start(const struct plan *plan)
+{
+    struct sandbox sandbox = {.plan = plan, .root = -1};
+    uint32_t failed = run(&sandbox);
+    send_error(plan_control(plan), 0, errno, failed, sandbox.detail);
+    return 1;
+}
