@@ -1,0 +1,52 @@
+"""docs/settings.md says what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cube.settings import Settings
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_documented_with_its_default_and_meaning(name: str) -> None:
+    field = Settings.model_fields[name]
+    default = str(field.default) or "(empty)"
+    row = f"| `CUBE_{name.upper()}` | `{default}` | {field.description} |"
+    assert row in DOCUMENT.read_text()
+
+
+def test_nothing_else_is_documented() -> None:
+    documented = [line.split("`")[1] for line in DOCUMENT.read_text().splitlines() if line.startswith("| `CUBE_")]
+    assert documented == [f"CUBE_{name.upper()}" for name in Settings.model_fields]
+
+
+def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBE_PORT", "8080")
+    monkeypatch.setenv("CUBE_HOST", "0.0.0.0")
+    settings = Settings()
+    assert settings.public_url == "http://127.0.0.1:8080"
+    assert settings.public_domain == "localhost:8080"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 0),
+        ("network_cidr", "10.0.0.0/30"),
+        ("network_cidr", "x"),
+        ("instance", "Not Valid"),
+        ("log_level", "loud"),
+    ],
+)
+def test_nonsense_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        Settings.model_validate({name: value})
+
+
+def test_the_key_is_not_shown() -> None:
+    assert "e2b_secret" not in repr(Settings(api_key="e2b_secret"))
