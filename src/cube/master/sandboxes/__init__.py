@@ -1,0 +1,1 @@
+"""The life of sandboxes: decisions, deadlines, the order of writes. The node carries out, the store remembers."""

@@ -1,0 +1,80 @@
+"""What all parts of the sandbox service share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from cube.cubelet.agent import NodeAgent
+from cube.master.sandboxes.background import Background
+from cube.master.sandboxes.clock import Clock
+from cube.master.sandboxes.deadlines import DeadlineTimer
+from cube.master.sandboxes.lifecycle import advance
+from cube.master.sandboxes.registry import Entry, Registry
+from cube.master.store.sandboxes import SandboxStore
+from cube.model.sandbox import OnTimeout, SandboxState
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The node that carries out, the store that remembers, and what is known in memory.
+
+    Memory changes first and at once, the store follows in the same order; who needs it durable awaits the write.
+    """
+
+    node: NodeAgent
+    store: SandboxStore
+    clock: Clock
+    registry: Registry
+    timer: DeadlineTimer
+    background: Background
+
+    def move(
+        self,
+        entry: Entry,
+        to: SandboxState,
+        *,
+        end_at: datetime | None = None,
+        on_timeout: OnTimeout | None = None,
+    ) -> asyncio.Future[None]:
+        """Take a sandbox to its next state; the future is done when that is durable. Raises ``Conflict``."""
+        entry.sandbox = advance(entry.sandbox, to, end_at=end_at, on_timeout=on_timeout)
+        self._watch_deadline(entry)
+        return self.store.update(entry.sandbox)
+
+    def set_end(self, entry: Entry, end_at: datetime) -> asyncio.Future[None]:
+        """Give a running sandbox another deadline; the future is done when that is durable."""
+        entry.sandbox = replace(entry.sandbox, end_at=end_at)
+        self._watch_deadline(entry)
+        return self.store.update(entry.sandbox)
+
+    def postpone(self, entry: Entry, seconds: float) -> None:
+        """Do not act on the deadline of a sandbox for so long, even when it has passed."""
+        remaining = (entry.sandbox.end_at - self.clock.now()).total_seconds()
+        self.timer.set_after(entry.sandbox.sandbox_id, max(remaining, seconds))
+
+    def in_seconds(self, seconds: float) -> datetime:
+        """That many seconds from now."""
+        return self.clock.now() + timedelta(seconds=seconds)
+
+    def _watch_deadline(self, entry: Entry) -> None:
+        """Only a running sandbox has a deadline that acts."""
+        if entry.sandbox.state is SandboxState.RUNNING:
+            self.timer.set(entry.sandbox.sandbox_id, entry.sandbox.end_at)
+        else:
+            self.timer.discard(entry.sandbox.sandbox_id)
+
+
+def log_failure(write: asyncio.Future[None]) -> None:
+    """Have the failure of a write that nobody awaits logged."""
+    write.add_done_callback(_log_failed)
+
+
+def _log_failed(write: asyncio.Future[None]) -> None:
+    if not write.cancelled() and (error := write.exception()) is not None:
+        log.error("store.write_failed", exc_info=error)

@@ -1,0 +1,106 @@
+"""The work on one sandbox: start, pause, resume. One at a time for each sandbox; what overlaps is refused.
+
+An operation runs to its end whether or not the client that asked for it still waits; only the end of the sandbox cuts
+it off. So a lost connection never leaves a sandbox half paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from cube.master.sandboxes.admission import Admission
+from cube.master.sandboxes.context import Context, log_failure
+from cube.master.sandboxes.registry import Entry
+from cube.model.errors import Conflict, SandboxNotFound
+from cube.model.sandbox import OnTimeout, Sandbox, SandboxState
+
+T = TypeVar("T")
+
+#: Seconds that a sandbox is left alone after it could not be paused, even when its time is up.
+PAUSE_RETRY_S = 5.0
+
+
+async def exclusively(entry: Entry, work: Coroutine[Any, Any, T]) -> T:
+    """Do ``work`` as the one operation on this sandbox.
+
+    Raises ``Conflict`` when another one is under way or the sandbox is ended meanwhile, ``SandboxNotFound`` when it is
+    ending already.
+    """
+    sandbox_id = entry.sandbox.sandbox_id
+    if entry.ending is not None or entry.operation is not None:
+        work.close()
+        raise SandboxNotFound(sandbox_id) if entry.ending is not None else _busy(entry)
+    task = asyncio.create_task(work, name=f"operation-{sandbox_id}")
+    entry.operation = task
+    task.add_done_callback(lambda _: _release(entry))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled() and not _is_cancelled():
+            raise Conflict(f"sandbox {sandbox_id!r} ended while this operation was under way") from None
+        raise
+
+
+def _release(entry: Entry) -> None:
+    entry.operation = None
+
+
+def _is_cancelled() -> bool:
+    """Whether it is the caller that has been cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _busy(entry: Entry) -> Conflict:
+    return Conflict(f"sandbox {entry.sandbox.sandbox_id!r} is {entry.sandbox.state.value}: try again when that is done")
+
+
+class Operations:
+    """What the operations do, in the order that survives a crash at any point.
+
+    Writing runs beside the node's work, never behind it: a sandbox that the node knows and the store does not is ended
+    by the next start, and one that the store knows and the node does not is recorded as ended. Only the answer to the
+    client waits for the disk.
+    """
+
+    def __init__(self, context: Context, admission: Admission) -> None:
+        self._context = context
+        self._admission = admission
+
+    async def start(self, entry: Entry, seconds: int) -> Sandbox:
+        """Bring a new sandbox up; its timeout begins when it answers."""
+        context = self._context
+        recorded = context.store.insert(entry.sandbox, entry.spec.template)
+        log_failure(recorded)
+        async with self._admission.turn():
+            await context.node.create(entry.spec)
+        running = context.move(entry, SandboxState.RUNNING, end_at=context.in_seconds(seconds))
+        await recorded
+        await running
+        return entry.sandbox
+
+    async def pause(self, entry: Entry) -> None:
+        """Freeze a running sandbox; it runs on when that fails."""
+        context = self._context
+        log_failure(context.move(entry, SandboxState.PAUSING))
+        try:
+            await context.node.pause(entry.sandbox.sandbox_id)
+        except Exception:
+            log_failure(context.move(entry, SandboxState.RUNNING))
+            context.postpone(entry, PAUSE_RETRY_S)
+            raise
+        await context.move(entry, SandboxState.PAUSED)
+
+    async def resume(self, entry: Entry, seconds: int, on_timeout: OnTimeout | None = None) -> Sandbox:
+        """Thaw a paused sandbox, with a new deadline; it stays paused when that fails."""
+        context = self._context
+        log_failure(context.move(entry, SandboxState.RESUMING))
+        try:
+            await context.node.resume(entry.sandbox.sandbox_id)
+        except Exception:
+            log_failure(context.move(entry, SandboxState.PAUSED))
+            raise
+        await context.move(entry, SandboxState.RUNNING, end_at=context.in_seconds(seconds), on_timeout=on_timeout)
+        return entry.sandbox

@@ -1,0 +1,58 @@
+"""The first thing after a start: what is recorded is compared with what runs, and the two are made one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import structlog
+
+from cube.master.sandboxes.context import Context, log_failure
+from cube.master.sandboxes.lifecycle import RECOVERED
+from cube.master.sandboxes.registry import Entry
+from cube.master.store.records import SandboxRecord
+from cube.model.sandbox import SandboxState
+
+log = structlog.get_logger(__name__)
+
+
+async def recover(context: Context) -> None:
+    """Take over what still runs; record the rest as ended. Deadlines that have passed act at once.
+
+    A sandbox whose creation was cut off is ended: no client has heard of it. A pause or resume is completed.
+    """
+    for sandbox_id, ended_at in await context.store.ended():
+        context.registry.end(sandbox_id, ended_at)
+    records = await context.store.live()
+    alive = await _alive(context, records)
+    now = context.clock.now()
+    for record in records:
+        if record.sandbox.sandbox_id in alive:
+            _take_over(context, record)
+        else:
+            _give_up(context, record, now)
+
+
+async def _alive(context: Context, records: Sequence[SandboxRecord]) -> set[str]:
+    wanted = [
+        (record.spec, RECOVERED[record.sandbox.state] is SandboxState.PAUSED)
+        for record in records
+        if record.sandbox.state in RECOVERED and record.sandbox.runtime == context.node.runtime
+    ]
+    return await context.node.recover(wanted)
+
+
+def _take_over(context: Context, record: SandboxRecord) -> None:
+    entry = context.registry.add(Entry(record.sandbox, record.spec))
+    sandbox, target = entry.sandbox, RECOVERED[entry.sandbox.state]
+    if sandbox.state is not target:
+        log_failure(context.move(entry, target))
+    elif target is SandboxState.RUNNING:
+        context.timer.set(sandbox.sandbox_id, sandbox.end_at)
+
+
+def _give_up(context: Context, record: SandboxRecord, now: datetime) -> None:
+    sandbox_id = record.sandbox.sandbox_id
+    log.warning("sandbox.lost", sandbox=sandbox_id, state=record.sandbox.state.value)
+    context.registry.end(sandbox_id, now)
+    log_failure(context.store.end(sandbox_id, now))

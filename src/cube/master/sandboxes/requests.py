@@ -1,0 +1,53 @@
+"""What is asked of the sandbox service, as values that have been checked for form by whoever makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cube.master.sandboxes.lifecycle import VisibleState
+from cube.model.sandbox import OnTimeout, Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSandbox:
+    """A sandbox that somebody wants. ``timeout`` is in seconds from the moment at which it answers."""
+
+    template: str
+    timeout: int
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)
+    env_vars: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """Which sandboxes, in which order, from where on. All filters must hold."""
+
+    states: frozenset[VisibleState] = frozenset(VisibleState)
+    metadata: dict[str, str] = field(default_factory=dict)
+    #: Id or name of the template.
+    template: str | None = None
+    #: Inclusive.
+    started_after: datetime | None = None
+    newest_first: bool = True
+    limit: int = 100
+    #: ``Page.next_token`` of the page before.
+    next_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing; ``next_token`` leads to the next one, ``None`` at the end."""
+
+    sandboxes: list[Sandbox]
+    next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What a connect found: ``resumed`` when the sandbox had been paused."""
+
+    sandbox: Sandbox
+    resumed: bool

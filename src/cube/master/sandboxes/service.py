@@ -1,0 +1,324 @@
+"""The sandbox service: everything that can be asked about sandboxes, whoever asks (API, proxy, command line)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+import structlog
+
+from cube.cubelet.agent import NodeAgent
+from cube.master.sandboxes.admission import Admission, Limits
+from cube.master.sandboxes.background import Background
+from cube.master.sandboxes.catalogue import TemplateCatalogue
+from cube.master.sandboxes.clock import Clock, SystemClock
+from cube.master.sandboxes.context import Context
+from cube.master.sandboxes.deadlines import DeadlineTimer
+from cube.master.sandboxes.endings import Endings
+from cube.master.sandboxes.expiry import Expiry
+from cube.master.sandboxes.lifecycle import visible_state
+from cube.master.sandboxes.listing import select
+from cube.master.sandboxes.operations import Operations, exclusively
+from cube.master.sandboxes.recovery import recover
+from cube.master.sandboxes.registry import Entry, Registry
+from cube.master.sandboxes.requests import Connected, CreateSandbox, ListQuery, Page
+from cube.master.sandboxes.usage import UsageSample
+from cube.master.store.records import SandboxRecord
+from cube.master.store.sandboxes import SandboxStore
+from cube.master.store.store import Store
+from cube.model.errors import (
+    Conflict,
+    CubeError,
+    InvalidInput,
+    SandboxNotFound,
+    SandboxNotRunning,
+    Unavailable,
+    Unsupported,
+)
+from cube.model.ids import new_sandbox_id, new_token
+from cube.model.sandbox import OnTimeout, Sandbox, SandboxState
+from cube.model.template import Template
+from cube.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: How long ended sandboxes are remembered, and how often those that need not be are forgotten.
+_REMEMBERED = timedelta(hours=24)
+_PRUNE_INTERVAL_S = 3600.0
+#: Seconds that a shutdown waits for operations under way before it cuts them off.
+_GRACE_S = 10.0
+
+
+@asynccontextmanager
+async def sandbox_service(node: NodeAgent, settings: Settings) -> AsyncIterator[SandboxService]:
+    """The service over the embedded database of ``settings``, running until the block is left.
+
+    Leaving it does not end sandboxes: the next start takes them over. Raises ``HostError`` when the database or its key
+    cannot be used.
+    """
+    store = await Store.open(settings.database)
+    try:
+        service = SandboxService(node, store.sandboxes, settings)
+        try:
+            await service.start()
+            yield service
+        finally:
+            await service.close()
+    finally:
+        await store.close()
+
+
+class SandboxService:
+    """Sandboxes of one node. All methods are for the event loop that it was made on.
+
+    Besides what each method names, all raise ``SandboxNotFound`` for an id that does not exist or has ended, and
+    ``StorageFull`` or ``HostError`` when the store or the node fails.
+    """
+
+    def __init__(
+        self,
+        node: NodeAgent,
+        store: SandboxStore,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._node = node
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._registry = Registry()
+        self._background = Background()
+        self._admission = Admission(limits or Limits(settings.max_sandboxes))
+        self.timer = DeadlineTimer(self._clock, self._time_is_up)
+        context = Context(node, store, self._clock, self._registry, self.timer, self._background)
+        self._context = context
+        self._endings = Endings(context)
+        self._operations = Operations(context, self._admission)
+        self._expiry = Expiry(context, self._operations, self._endings)
+        self._early_deaths: set[str] = set()
+        self._open = False
+        self.templates = TemplateCatalogue(node.templates)
+
+    # -- life of the service -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take over what an earlier run left, then watch deadlines."""
+        self._node.on_death(self._died)
+        await recover(self._context)
+        self._open = True
+        for sandbox_id in self._early_deaths:
+            self._died(sandbox_id)
+        self._background.start(self.timer.run(), "deadlines")
+        self._background.start(self._prune(), "prune")
+
+    async def close(self) -> None:
+        """Take no more requests, let those under way finish (10 s at most), leave the sandboxes running."""
+        self._open = False
+        if work := self._registry.work():
+            _, late = await asyncio.wait(work, timeout=_GRACE_S)
+            for task in late:
+                task.cancel()
+        await self._background.close()
+
+    # -- one sandbox ---------------------------------------------------------------------------------------------
+
+    async def create(self, request: CreateSandbox) -> Sandbox:
+        """Start a sandbox; returns when it answers. When the caller is cancelled, nothing of it remains.
+
+        Raises ``TemplateNotFound``, ``InvalidInput``, ``Unsupported``, ``LimitExceeded`` (node or queue full),
+        ``Conflict`` (ended while it was starting), ``Unavailable``.
+        """
+        entry = self._registry.add(self._admit(request))
+        try:
+            return await exclusively(entry, self._operations.start(entry, request.timeout))
+        except asyncio.CancelledError:
+            self._endings.begin(entry)
+            raise
+        except Exception:
+            await self._endings.finish(entry)
+            raise
+
+    def get(self, sandbox_id: str) -> Sandbox:
+        """A sandbox that runs or is paused."""
+        sandbox = self._registry.get(sandbox_id).sandbox
+        if visible_state(sandbox.state) is None:
+            raise SandboxNotFound(sandbox_id)
+        return sandbox
+
+    async def delete(self, sandbox_id: str) -> None:
+        """End a sandbox, whatever is being done with it."""
+        entry = self._registry.find(sandbox_id) or self._registry.get(sandbox_id)
+        await self._endings.delete(entry)
+
+    async def set_timeout(self, sandbox_id: str, seconds: int) -> None:
+        """Let a running sandbox's time be up that many seconds from now. Raises ``InvalidInput``, ``Conflict``."""
+        self._check_timeout(seconds)
+        entry = self._running(sandbox_id)
+        await self._context.set_end(entry, self._context.in_seconds(seconds))
+
+    async def refresh(self, sandbox_id: str, seconds: int) -> None:
+        """Keep a running sandbox for at least ``seconds`` more seconds. Raises ``InvalidInput``, ``Conflict``."""
+        self._check_timeout(seconds)
+        await self._extend(self._running(sandbox_id), seconds)
+
+    async def connect(self, sandbox_id: str, seconds: int) -> Connected:
+        """Make sure that a sandbox runs for at least ``seconds`` more seconds; a paused one is resumed.
+
+        Raises ``InvalidInput``, ``Conflict`` (it is being paused).
+        """
+        self._check_timeout(seconds)
+        entry = await self._settled(sandbox_id)
+        if entry.sandbox.state is SandboxState.PAUSED:
+            return Connected(await exclusively(entry, self._operations.resume(entry, seconds)), resumed=True)
+        await self._extend(self._running(sandbox_id), seconds)
+        return Connected(entry.sandbox, resumed=False)
+
+    async def pause(self, sandbox_id: str) -> None:
+        """Freeze a running sandbox. Raises ``Conflict`` (not running, or busy), ``Unsupported``."""
+        self._require_pause()
+        entry = self._running(sandbox_id)
+        await exclusively(entry, self._operations.pause(entry))
+
+    async def resume(self, sandbox_id: str, seconds: int, on_timeout: OnTimeout | None = None) -> Sandbox:
+        """Thaw a paused sandbox, with a new timeout. Raises ``InvalidInput``, ``Conflict`` (not paused, or busy)."""
+        self._check_timeout(seconds)
+        entry = self._registry.get(sandbox_id)
+        if entry.operation is None and entry.sandbox.state is not SandboxState.PAUSED:
+            raise Conflict(f"sandbox {sandbox_id!r} is {entry.sandbox.state.value}, not paused")
+        return await exclusively(entry, self._operations.resume(entry, seconds, on_timeout))
+
+    async def wake(self, sandbox_id: str) -> Sandbox:
+        """Return once a sandbox runs: at once, or after resuming it when it was created with automatic resume.
+
+        For the proxy, which holds a request meanwhile. Raises ``SandboxNotRunning`` when it is paused and stays so.
+        """
+        entry = await self._settled(sandbox_id)
+        if entry.sandbox.state is SandboxState.PAUSED and entry.sandbox.auto_resume:
+            return await exclusively(entry, self._operations.resume(entry, self._settings.default_timeout))
+        if entry.sandbox.state is not SandboxState.RUNNING:
+            raise SandboxNotRunning(sandbox_id, entry.sandbox.state.value)
+        return entry.sandbox
+
+    # -- many sandboxes ------------------------------------------------------------------------------------------
+
+    def page(self, query: ListQuery) -> Page:
+        """The sandboxes that run or are paused, as asked. Raises ``InvalidInput`` for a token that no listing has returned."""
+        return select(self._registry.sandboxes(), query)
+
+    def count(self) -> int:
+        """How many exist, those that are starting or ending included."""
+        return len(self._registry)
+
+    def knows(self, sandbox_id: str) -> bool:
+        """Whether there is such a sandbox, or was one within the last 24 hours."""
+        return self._registry.knows(sandbox_id)
+
+    async def metrics(
+        self, sandbox_id: str, start: datetime | None = None, end: datetime | None = None
+    ) -> list[UsageSample]:
+        """What a sandbox used, as far as it was asked for; the newest sample is taken now while it runs."""
+        entry = self._registry.get(sandbox_id)
+        await self._sample(entry)
+        return entry.usage.between(start, end)
+
+    async def metrics_of_many(self, sandbox_ids: Iterable[str]) -> dict[str, UsageSample]:
+        """The newest sample of each that exists."""
+        found = {}
+        for sandbox_id in sandbox_ids:
+            entry = self._registry.find(sandbox_id)
+            if entry is not None and entry.ending is None:
+                await self._sample(entry)
+                found[sandbox_id] = entry.usage.last()
+        return {sandbox_id: sample for sandbox_id, sample in found.items() if sample is not None}
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _admit(self, request: CreateSandbox) -> Entry:
+        """The entry of a sandbox that may be created."""
+        if not self._open:
+            raise Unavailable("the service is starting or shutting down: try again in a moment")
+        self._check_timeout(request.timeout)
+        if request.on_timeout is OnTimeout.PAUSE:
+            self._require_pause()
+        template = self.templates.resolve(request.template)
+        self._admission.check(len(self._registry))
+        return self._entry(request, template)
+
+    def _entry(self, request: CreateSandbox, template: Template) -> Entry:
+        now = self._clock.now()
+        sandbox = Sandbox(
+            sandbox_id=new_sandbox_id(),
+            template_id=template.template_id,
+            template_name=request.template if request.template != template.template_id else None,
+            state=SandboxState.CREATING,
+            started_at=now,
+            end_at=now + timedelta(seconds=request.timeout),
+            on_timeout=request.on_timeout,
+            auto_resume=request.auto_resume,
+            resources=template.resources,
+            metadata=request.metadata,
+            env_vars=request.env_vars,
+            envd_access_token=new_token(),
+            runtime=self._node.runtime,
+        )
+        return Entry(sandbox, SandboxRecord(sandbox, template).spec)
+
+    def _check_timeout(self, seconds: int) -> None:
+        longest = self._settings.max_timeout
+        if not 0 <= seconds <= longest:
+            raise InvalidInput(f"timeout must be 0 to {longest} seconds", field="timeout")
+
+    def _require_pause(self) -> None:
+        if not self._node.capabilities.pause:
+            raise Unsupported(f"the runtime {self._node.runtime!r} cannot pause sandboxes")
+
+    def _running(self, sandbox_id: str) -> Entry:
+        entry = self._registry.get(sandbox_id)
+        if entry.sandbox.state is not SandboxState.RUNNING:
+            raise Conflict(f"sandbox {sandbox_id!r} is {entry.sandbox.state.value}, not running")
+        return entry
+
+    async def _settled(self, sandbox_id: str) -> Entry:
+        """The sandbox, once a resume that is under way has come to its end."""
+        entry = self._registry.get(sandbox_id)
+        while entry.sandbox.state is SandboxState.RESUMING and entry.operation is not None:
+            await asyncio.wait({entry.operation})
+        return self._registry.get(sandbox_id)
+
+    async def _extend(self, entry: Entry, seconds: int) -> None:
+        end_at = self._context.in_seconds(seconds)
+        if end_at > entry.sandbox.end_at:
+            await self._context.set_end(entry, end_at)
+
+    async def _sample(self, entry: Entry) -> None:
+        if entry.sandbox.state is not SandboxState.RUNNING or entry.usage.is_fresh(self._clock.now()):
+            return
+        try:
+            usage = await self._node.stats(entry.sandbox.sandbox_id)
+        except (SandboxNotFound, SandboxNotRunning):
+            return  # it ended or paused just now; what was sampled before stands
+        entry.usage.add(self._clock.now(), usage)
+
+    def _time_is_up(self, sandbox_id: str) -> None:
+        self._expiry.time_is_up(sandbox_id)
+
+    def _died(self, sandbox_id: str) -> None:
+        entry = self._registry.find(sandbox_id)
+        if entry is not None:
+            self._endings.begin(entry)
+        elif not self._open:
+            self._early_deaths.add(sandbox_id)
+
+    async def _prune(self) -> None:
+        """Forget, every hour, what ended long ago."""
+        while True:
+            before = self._clock.now() - _REMEMBERED
+            self._registry.forget(before)
+            try:
+                await self._context.store.prune(before)
+            except CubeError:
+                log.exception("sandbox.prune_failed")
+            await asyncio.sleep(_PRUNE_INTERVAL_S)

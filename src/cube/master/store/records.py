@@ -1,0 +1,107 @@
+"""Between the values of the model and the rows of the tables."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+from sqlalchemy import RowMapping
+
+from cube.master.store.secretbox import SecretBox
+from cube.model.resources import Resources
+from cube.model.sandbox import OnTimeout, Sandbox, SandboxSpec, SandboxState
+from cube.model.template import Template
+
+_TEMPLATE = TypeAdapter(Template)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRecord:
+    """A sandbox and the template that it was cloned from, as that was then."""
+
+    sandbox: Sandbox
+    template: Template
+
+    @property
+    def spec(self) -> SandboxSpec:
+        """What a node needs to run it."""
+        return SandboxSpec(
+            sandbox_id=self.sandbox.sandbox_id,
+            template=self.template,
+            resources=self.sandbox.resources,
+            env_vars=self.sandbox.env_vars,
+            envd_access_token=self.sandbox.envd_access_token,
+        )
+
+
+def template_manifest(template: Template) -> dict[str, Any]:
+    """A template as JSON values."""
+    manifest: dict[str, Any] = _TEMPLATE.dump_python(template, mode="json")
+    return manifest
+
+
+def template_digest(manifest: dict[str, Any]) -> str:
+    """Names a revision of a template: equal digests, equal manifests."""
+    return hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def sandbox_row(sandbox: Sandbox, digest: str, box: SecretBox) -> dict[str, Any]:
+    """The row of a sandbox whose template revision is ``digest``."""
+    return {
+        "sandbox_id": sandbox.sandbox_id,
+        "template_id": sandbox.template_id,
+        "template_name": sandbox.template_name,
+        "template_digest": digest,
+        "state": sandbox.state.value,
+        "started_at": sandbox.started_at,
+        "end_at": sandbox.end_at,
+        "on_timeout": sandbox.on_timeout.value,
+        "auto_resume": sandbox.auto_resume,
+        "cpu_count": sandbox.resources.cpu_count,
+        "memory_mb": sandbox.resources.memory_mb,
+        "disk_mb": sandbox.resources.disk_mb,
+        "pids": sandbox.resources.pids,
+        "open_files": sandbox.resources.open_files,
+        "metadata": sandbox.metadata,
+        "secrets": _seal(sandbox, box),
+        "runtime": sandbox.runtime,
+    }
+
+
+def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
+    """The sandbox of a row joined with its template revision. Raises ``HostError`` when its secrets do not open."""
+    secrets = orjson.loads(box.open(row["secrets"], row["sandbox_id"].encode()))
+    sandbox = Sandbox(
+        sandbox_id=row["sandbox_id"],
+        template_id=row["template_id"],
+        template_name=row["template_name"],
+        state=SandboxState(row["state"]),
+        started_at=row["started_at"],
+        end_at=row["end_at"],
+        on_timeout=OnTimeout(row["on_timeout"]),
+        auto_resume=row["auto_resume"],
+        resources=_resources(row),
+        metadata=row["metadata"],
+        env_vars=secrets["env_vars"],
+        envd_access_token=secrets["envd_access_token"],
+        runtime=row["runtime"],
+    )
+    return SandboxRecord(sandbox, _TEMPLATE.validate_python(row["manifest"]))
+
+
+def _seal(sandbox: Sandbox, box: SecretBox) -> bytes:
+    secrets = {"env_vars": sandbox.env_vars, "envd_access_token": sandbox.envd_access_token}
+    return box.seal(orjson.dumps(secrets), sandbox.sandbox_id.encode())
+
+
+def _resources(row: RowMapping) -> Resources:
+    return Resources(
+        cpu_count=row["cpu_count"],
+        memory_mb=row["memory_mb"],
+        disk_mb=row["disk_mb"],
+        pids=row["pids"],
+        open_files=row["open_files"],
+    )

@@ -1,0 +1,80 @@
+"""The tables. Their history is in ``migrations/``; a test holds the two together."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in time. SQLite keeps no zone, so what goes in is made UTC and what comes out is marked UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: What a sandbox was cloned from, as it was then: the template itself may be rebuilt or removed meanwhile.
+template_revisions = Table(
+    "template_revisions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("template_id", String(160), nullable=False),
+    Column("manifest", JSON, nullable=False),
+)
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    Column("sandbox_id", String(40), primary_key=True),
+    Column("template_id", String(160), nullable=False),
+    Column("template_name", String(400), nullable=True),
+    Column("template_digest", String(64), ForeignKey(template_revisions.c.digest), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("end_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime, nullable=True),
+    Column("on_timeout", String(16), nullable=False),
+    Column("auto_resume", Boolean, nullable=False),
+    Column("cpu_count", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("disk_mb", Integer, nullable=False),
+    Column("pids", Integer, nullable=False),
+    Column("open_files", Integer, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    #: Environment variables and the envd token, encrypted.
+    Column("secrets", LargeBinary, nullable=False),
+    Column("runtime", String(32), nullable=False),
+    # Serves both questions asked of it: what is alive (NULL), and what ended long ago.
+    Index(None, "ended_at"),
+)
