@@ -9,12 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* In .bss: costs nothing until a child reads the file. What lies beyond the limit is not seen. */
-#define DATABASE_MAX (1 << 20)
-#define GROUPS_MAX 1024
+enum { DATABASE_MAX = 1 << 20, GROUPS_MAX = 1024 };
 
+/* A file of which the first DATABASE_MAX bytes count. All zero at first, so it costs nothing until a child reads it. */
 struct database {
-    const char *path;
     size_t size;
     bool loaded;
     char text[DATABASE_MAX];
@@ -25,8 +23,7 @@ struct text {
     size_t len;
 };
 
-static struct database passwd = {.path = "/etc/passwd"};
-static struct database group = {.path = "/etc/group"};
+static struct database passwd, group;
 
 /* A FIFO, a device or a missing file counts as empty; O_NONBLOCK so that opening a FIFO returns. */
 static void load(struct database *db)
@@ -34,7 +31,7 @@ static void load(struct database *db)
     if (db->loaded)
         return;
     db->loaded = true;
-    int fd = open(db->path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int fd = open(db == &passwd ? "/etc/passwd" : "/etc/group", O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (fd < 0)
         return;
     struct stat st;
