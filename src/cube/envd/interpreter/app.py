@@ -1,0 +1,84 @@
+"""The ASGI application behind port 49999 of every sandbox on the node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cube.envd.asgi import ClientDisconnected, Receive, Scope, Send, header, read_body, respond, respond_json
+from cube.envd.errors import sandbox_gone
+from cube.envd.interpreter.contexts import Context, Interpreter, interpreter_of
+from cube.envd.interpreter.execute import ExecuteResponse
+from cube.envd.interpreter.requests import MAX_BODY, parse_context, parse_execute
+from cube.envd.sandboxes import EnvdSandbox, EnvdSandboxes
+from cube.model.errors import CubeError, NotFound, SandboxNotFound, SandboxNotRunning
+
+#: Set by the proxy, which removes what a client may have sent under this name.
+SANDBOX_HEADER = b"x-cube-sandbox-id"
+
+
+class InterpreterApp:
+    """Routes requests to the interpreter of the sandbox that they are for."""
+
+    def __init__(self, sandboxes: EnvdSandboxes) -> None:
+        self._sandboxes = sandboxes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        sandbox_id = header(scope, SANDBOX_HEADER)
+        try:
+            sandbox = await self._sandboxes.get(sandbox_id)
+            await self._route(sandbox, scope, receive, send)
+        except ClientDisconnected:
+            return
+        except (SandboxNotFound, SandboxNotRunning):
+            await respond_json(send, 502, sandbox_gone(sandbox_id))
+        except CubeError as error:
+            await respond(send, error.code, error.message.encode(), [(b"content-type", b"text/plain; charset=utf-8")])
+
+    async def _route(self, sandbox: EnvdSandbox, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["method"], [part for part in scope["path"].split("/") if part]:
+            case "GET", ["health"]:
+                await respond_json(send, 200, "OK")
+            case "POST", ["execute"]:
+                await self._execute(sandbox, receive, send)
+            case "GET", ["contexts"]:
+                await respond_json(send, 200, [_shown(context) for context in interpreter_of(sandbox).list()])
+            case "POST", ["contexts"]:
+                await self._create(sandbox, receive, send)
+            case "DELETE", ["contexts", context_id]:
+                await interpreter_of(sandbox).remove(context_id)
+                await respond_json(send, 200, None)
+            case "POST", ["contexts", context_id, "restart"]:
+                await interpreter_of(sandbox).get(context_id).restart()
+                await respond_json(send, 200, None)
+            case _:
+                raise NotFound(f"The code interpreter has no {scope['method']} {scope['path'][:200]}.")
+
+    async def _create(self, sandbox: EnvdSandbox, receive: Receive, send: Send) -> None:
+        request = parse_context(await read_body(receive, MAX_BODY))
+        context = await interpreter_of(sandbox).create(request.language, request.cwd)
+        await respond_json(send, 200, _shown(context))
+
+    async def _execute(self, sandbox: EnvdSandbox, receive: Receive, send: Send) -> None:
+        request = parse_execute(await read_body(receive, MAX_BODY))
+        interpreter = interpreter_of(sandbox)
+        context = interpreter.get(request.context_id) if request.context_id else interpreter.default(request.language)
+        await context.ready()
+
+        async def cut_off() -> bool:
+            return interpreter.closed or not await self._runs(sandbox, interpreter)
+
+        await ExecuteResponse(context, request.cell, send).run(receive, cut_off)
+
+    async def _runs(self, sandbox: EnvdSandbox, interpreter: Interpreter) -> bool:
+        try:
+            current = await self._sandboxes.get(sandbox.sandbox_id)
+        except (SandboxNotFound, SandboxNotRunning):
+            return False
+        return interpreter_of(current) is interpreter
+
+
+def _shown(context: Context) -> dict[str, Any]:
+    return {"id": context.id, "language": context.language.value, "cwd": context.cwd}

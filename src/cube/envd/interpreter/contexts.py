@@ -1,0 +1,200 @@
+"""The contexts of one sandbox: a table of kernels with a name, a language and a queue each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from cube.envd.interpreter.child_kernels import start_bash, start_node
+from cube.envd.interpreter.events import Event
+from cube.envd.interpreter.fork_host import ForkHost
+from cube.envd.interpreter.kernel import Cell, Execution, Kernel, KernelDied
+from cube.envd.interpreter.languages import Language
+from cube.envd.sandboxes import EnvdSandbox
+from cube.model.errors import LimitExceeded, NotFound
+
+log = structlog.get_logger(__name__)
+
+#: Most contexts of one sandbox, and most executions that wait for or run in one context.
+MAX_CONTEXTS = 64
+MAX_QUEUE = 64
+#: How often an abandoned cell is interrupted, and how long each time is waited for its end, in seconds.
+INTERRUPTS = 3
+SETTLE_SECONDS = 1.5
+
+_KEY = "interpreter"
+
+Sink = Callable[[list[Event]], Awaitable[None]]
+
+
+class Context:
+    """A kernel that is started when it is needed, and again when it has died. Executions run one after the other."""
+
+    def __init__(self, language: Language, cwd: str, start: Callable[[], Awaitable[Kernel]]) -> None:
+        self.id = secrets.token_hex(16)
+        self.language = language
+        self.cwd = cwd
+        self._start = start
+        self._starting = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._kernel: Kernel | None = None
+
+    async def ready(self) -> Kernel:
+        """The kernel, started if need be. Raises ``CubeError``."""
+        async with self._starting:
+            if self._kernel is None or not self._kernel.alive:
+                await self._discard()
+                self._kernel = await self._start()
+            return self._kernel
+
+    async def run(self, cell: Cell, sink: Sink) -> None:
+        """Execute a cell when its turn has come, and pass its events on.
+
+        Cancelling it gives up the place in the queue, or interrupts the cell; when that does not help, the kernel is
+        killed. Raises :class:`KernelDied`, ``CubeError``, and ``LimitExceeded`` when too many wait.
+        """
+        if self._waiting >= MAX_QUEUE:
+            raise LimitExceeded(f"{MAX_QUEUE} executions wait for this context; use another one.")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                await self._run_now(cell, sink)
+        finally:
+            self._waiting -= 1
+
+    async def restart(self) -> None:
+        """Replace the kernel; an execution under way fails. Raises ``CubeError``."""
+        await self.close(KernelDied("ContextRestarting", "The context was restarted before the execution ended."))
+        await self.ready()
+
+    async def close(self, reason: KernelDied | None = None) -> None:
+        """End the kernel; an execution under way fails with ``reason``."""
+        async with self._starting:
+            await self._discard(reason)
+
+    async def _run_now(self, cell: Cell, sink: Sink) -> None:
+        kernel = await self.ready()
+        settled = False
+        try:
+            execution = await kernel.execute(cell)
+            try:
+                while not execution.finished:
+                    await sink(await execution.next())
+            except BaseException as error:
+                settled = not isinstance(error, KernelDied) and await _settle(execution)
+                raise
+            settled = True
+        finally:
+            if not settled:
+                await kernel.close()
+
+    async def _discard(self, reason: KernelDied | None = None) -> None:
+        kernel, self._kernel = self._kernel, None
+        if kernel is not None:
+            await kernel.close(reason)
+
+
+async def _settle(execution: Execution) -> bool:
+    """Bring an abandoned execution to its end; ``False`` when it cannot be interrupted."""
+    for _ in range(INTERRUPTS):
+        with contextlib.suppress(KernelDied, TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await execution.interrupt()
+                while not execution.finished:
+                    await execution.next()
+        if execution.finished or not execution.kernel_alive:
+            break
+    return execution.finished
+
+
+class Interpreter:
+    """All contexts of a sandbox; kept in its ``state`` and closed with it."""
+
+    def __init__(self, sandbox: EnvdSandbox) -> None:
+        self._sandbox = sandbox
+        self._python = ForkHost(sandbox)
+        self._contexts: dict[str, Context] = {}
+        self._defaults: dict[Language, Context] = {}
+        self.closed = False
+        for language in (Language.PYTHON, Language.JAVASCRIPT):
+            self._defaults[language] = self._add(language, "")
+
+    def list(self) -> list[Context]:
+        """All contexts, the newest last."""
+        return list(self._contexts.values())
+
+    def get(self, context_id: str) -> Context:
+        """The context of an id; raises ``NotFound``."""
+        try:
+            return self._contexts[context_id]
+        except KeyError:
+            raise NotFound(f"Context {context_id[:60]} not found") from None
+
+    def default(self, language: Language) -> Context:
+        """The context of executions that name a language and no context; raises ``LimitExceeded``."""
+        kernel = language.kernel
+        if kernel not in self._defaults:
+            self._defaults[kernel] = self._add(kernel, "")
+        return self._defaults[kernel]
+
+    async def create(self, language: Language, cwd: str) -> Context:
+        """A new context with its kernel running. Raises ``CubeError``."""
+        context = self._add(language, cwd)
+        try:
+            await context.ready()
+        except BaseException:
+            del self._contexts[context.id]
+            raise
+        return context
+
+    async def remove(self, context_id: str) -> None:
+        """End a context; raises ``NotFound``. A removed default context is made anew when it is needed."""
+        context = self.get(context_id)
+        del self._contexts[context_id]
+        self._defaults = {language: one for language, one in self._defaults.items() if one is not context}
+        await context.close()
+
+    async def close(self) -> None:
+        """End everything; the sandbox stops."""
+        self.closed = True
+        for context in self.list():
+            await context.close()
+        await self._python.close()
+
+    def _add(self, language: Language, cwd: str) -> Context:
+        if len(self._contexts) >= MAX_CONTEXTS:
+            raise LimitExceeded(f"A sandbox has at most {MAX_CONTEXTS} contexts; remove one that is not needed.")
+        context = Context(language, cwd or home(self._sandbox), self._starter(language, cwd))
+        self._contexts[context.id] = context
+        return context
+
+    def _starter(self, language: Language, cwd: str) -> Callable[[], Awaitable[Kernel]]:
+        where = cwd or self._sandbox.default_workdir
+        match language.kernel:
+            case Language.PYTHON:
+                return lambda: self._python.kernel(where)
+            case Language.BASH:
+                return lambda: start_bash(self._sandbox, where)
+            case _:
+                return lambda: start_node(self._sandbox, where)
+
+
+def home(sandbox: EnvdSandbox) -> str:
+    """Working directory of contexts that ask for none, as clients are told."""
+    if sandbox.default_workdir:
+        return sandbox.default_workdir
+    return "/root" if sandbox.default_user in ("", "root") else f"/home/{sandbox.default_user}"
+
+
+def interpreter_of(sandbox: EnvdSandbox) -> Interpreter:
+    """The interpreter of a sandbox, made when it is first asked for."""
+    interpreter = sandbox.state.get(_KEY)
+    if not isinstance(interpreter, Interpreter):
+        interpreter = Interpreter(sandbox)
+        sandbox.state[_KEY] = interpreter
+    return interpreter

@@ -1,0 +1,210 @@
+"""One running kernel, seen from the service: send requests, receive checked events, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+
+import orjson
+import structlog
+
+from cube.envd.interpreter.events import MAX_LINE, Done, Event, Fatal, Ready, Started, decode
+from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer
+from cube.model.errors import InvalidInput, Unavailable
+
+log = structlog.get_logger(__name__)
+
+#: Time for a kernel to become ready, in seconds; a busy machine needs seconds for what usually takes 0.2.
+START_SECONDS = 30.0
+#: Time for a kernel to take a request off its pipe, in seconds.
+SEND_SECONDS = 10.0
+#: Pause after each block that a kernel sends while nothing executes, in seconds: it bounds what chatter costs.
+IDLE_PAUSE = 0.02
+
+
+class KernelDied(Exception):
+    """The kernel ended or broke the protocol. ``name`` is what the client is told the error is."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.message = message
+
+
+@dataclass(slots=True)
+class Transport:
+    """The pipes of a kernel and the way to end it, whatever started it. The descriptors belong to the owner of this."""
+
+    requests: int
+    events: int
+    kill: Callable[[int | None], Awaitable[None]]
+    #: Read end of its stderr, where there is one; programs use it only until they have started.
+    stderr: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Code to execute."""
+
+    code: str
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    typescript: bool = False
+
+
+class Kernel:
+    """A kernel and the task that reads from it. Nothing else reads, so a silent client stops a chatty kernel."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._writer = Writer(transport.requests)
+        self._reader = LineReader(transport.events, MAX_LINE)
+        self._kill = transport.kill
+        self._pid: int | None = None
+        self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=2)
+        self._executing = False
+        self._pump: asyncio.Task[None] | None = None
+        self._closed = False
+        self._numbers = 0
+        self._reason = KernelDied("UnexpectedEndOfExecution", "The kernel ended; its state is lost.")
+
+    async def boot(self, program: bytes) -> None:
+        """Send the program that the process is to run. Raises :class:`KernelDied`."""
+        await self._send_bytes(program)
+
+    async def start(self) -> None:
+        """Wait until it is ready. Raises ``InvalidInput`` when it says that it cannot run, or ``Unavailable``."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                event = await self._first_event()
+        except TimeoutError:
+            raise Unavailable(f"The kernel was not ready within {START_SECONDS:.0f} seconds; try again.") from None
+        if not isinstance(event, Ready):
+            raise InvalidInput(event.message if isinstance(event, Fatal) else "The kernel ended while it started.")
+        self._pid = event.pid
+        self._pump = asyncio.create_task(self._read_on(), name="kernel-pump")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it may still answer."""
+        return self._pump is not None and not self._pump.done() and not self._closed
+
+    async def execute(self, cell: Cell) -> Execution:
+        """Send a cell. One at a time; raises :class:`KernelDied`."""
+        if not self.alive:
+            raise self.death()
+        self._numbers += 1
+        self._executing = True
+        await self._send({"op": "execute", "id": self._numbers, **asdict(cell)})
+        return Execution(self, self._numbers)
+
+    async def interrupt(self, number: int) -> None:
+        """Raise ``KeyboardInterrupt`` in an execution, if it still runs. Raises :class:`KernelDied`."""
+        await self._send({"op": "interrupt", "id": number})
+
+    async def next_batch(self) -> list[Event]:
+        """Events of the running execution, as they come. Raises :class:`KernelDied`."""
+        batch = await self._batches.get() if self.alive or not self._batches.empty() else None
+        if batch is None:
+            raise self.death()
+        return batch
+
+    def death(self) -> KernelDied:
+        """Why it does not answer any more."""
+        return KernelDied(self._reason.name, self._reason.message)
+
+    def rest(self) -> None:
+        """Nothing executes any more: from now on what the kernel says is dropped."""
+        self._executing = False
+        while not self._batches.empty():
+            self._batches.get_nowait()
+
+    async def close(self, reason: KernelDied | None = None) -> None:
+        """End it; an execution under way fails with ``reason``. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reason = reason or self._reason
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.wait({self._pump})
+        self._wake_reader()
+        self._reader.close()
+        self._writer.close()
+        await self._kill(self._pid)
+
+    async def _first_event(self) -> Event | None:
+        while (lines := await self._lines()) is not None:
+            for event in map(decode, lines):
+                if isinstance(event, Ready | Fatal):
+                    return event
+        return None
+
+    async def _read_on(self) -> None:
+        while (lines := await self._lines()) is not None:
+            events = [event for event in map(decode, lines) if event is not None]
+            if self._executing:
+                await self._batches.put(events)
+            else:
+                await asyncio.sleep(IDLE_PAUSE)
+        if self._executing:
+            await self._batches.put(None)
+
+    async def _lines(self) -> list[bytes] | None:
+        try:
+            return await self._reader.read()
+        except LineTooLong:
+            log.warning("kernel_line_too_long", limit=MAX_LINE)
+        except BrokenPipeError:
+            pass
+        return None
+
+    def _wake_reader(self) -> None:
+        self.rest()
+        self._batches.put_nowait(None)
+
+    async def _send(self, request: dict[str, object]) -> None:
+        await self._send_bytes(orjson.dumps(request) + b"\n")
+
+    async def _send_bytes(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._writer.write(data)
+        except (BrokenPipeError, TimeoutError):
+            raise self.death() from None
+
+
+class Execution:
+    """One cell that runs in a kernel."""
+
+    def __init__(self, kernel: Kernel, number: int) -> None:
+        self._kernel = kernel
+        self._number = number
+        self._started = False
+        self.finished = False
+
+    async def next(self) -> list[Event]:
+        """More events of this execution; :attr:`finished` tells whether they were the last. Raises ``KernelDied``."""
+        return self.select(await self._kernel.next_batch())
+
+    def select(self, batch: list[Event]) -> list[Event]:
+        """The part of a batch between the start and the end of this execution."""
+        mine: list[Event] = []
+        for event in batch:
+            if isinstance(event, Started):
+                self._started = self._started or event.id == self._number
+            if isinstance(event, Done) and event.id == self._number:
+                self.finished = True
+                self._kernel.rest()
+                break
+            if self._started:
+                mine.append(event)
+        return mine
+
+    @property
+    def kernel_alive(self) -> bool:
+        """Whether its kernel may still answer."""
+        return self._kernel.alive
+
+    async def interrupt(self) -> None:
+        """Interrupt it. Raises ``KernelDied``."""
+        await self._kernel.interrupt(self._number)

@@ -1,0 +1,64 @@
+"""Starting kernel programs inside a sandbox, through its guest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from cube.envd.guest import GuestProcess, SpawnRequest
+from cube.envd.interpreter.kernel import Transport
+from cube.envd.interpreter.payload import command, payload
+from cube.envd.sandboxes import EnvdSandbox
+from cube.model.errors import HostError, InvalidInput, NotFound, SandboxNotRunning, Unavailable
+
+_SIGKILL = 9
+_MAX_WORDS = 16 * 1024
+
+
+async def spawn(sandbox: EnvdSandbox, argv: tuple[str, ...], cwd: str = "") -> GuestProcess:
+    """Start a program as the default user, with pipes. Raises ``InvalidInput`` when the image does not have it."""
+    env = {**sandbox.image.env, **sandbox.env_vars}
+    request = SpawnRequest(argv=argv, user=sandbox.default_user, cwd=cwd, env=env, stdin=True)
+    try:
+        process = await sandbox.guest.spawn(request)
+    except SandboxNotRunning:
+        raise
+    except NotFound as error:
+        raise InvalidInput(f"The image of this sandbox cannot run this kernel: {error.message}") from error
+    return process
+
+
+async def spawn_program(sandbox: EnvdSandbox, main: str, cwd: str = "") -> tuple[Transport, bytes]:
+    """Start one of our kernel programs; the bytes have to be written to it first."""
+    program = payload(main)
+    process = await spawn(sandbox, command(program), cwd)
+
+    async def kill(_: int | None) -> None:
+        await end(process)
+
+    requests, events = pipes(process)
+    return Transport(requests, events, kill, process.stderr), program
+
+
+def last_words(stderr: int | None) -> str:
+    """The last line that a program has written to its stderr before it ended, shortened; empty when there is none."""
+    if stderr is None:
+        return ""
+    os.set_blocking(stderr, False)
+    with contextlib.suppress(BlockingIOError):
+        lines = os.read(stderr, _MAX_WORDS).decode("utf-8", "replace").split("\n")
+        return next((line[:500] for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def pipes(process: GuestProcess) -> tuple[int, int]:
+    """Its stdin and stdout, which now belong to the caller."""
+    if process.stdin is None or process.stdout is None:
+        raise HostError("The guest started a kernel without pipes.")
+    return process.stdin, process.stdout
+
+
+async def end(process: GuestProcess) -> None:
+    """Kill a process if it still runs."""
+    with contextlib.suppress(NotFound, Unavailable):
+        await process.signal(_SIGKILL)
