@@ -115,7 +115,7 @@ class Overlay(Step):
     """Mount an overlay on the staging directory; it becomes the root, without device nodes.
 
     ``lower`` is the read-only layers, the topmost first; an empty ``upper`` makes the whole read-only. ``options`` as
-    in ``/proc/mounts``, such as ``volatile,xino=off``. Raises ``ValueError`` for paths that are too long for the kernel.
+    in ``/proc/mounts``, such as ``volatile,xino=off``. Raises ``ValueError`` for paths too long for the kernel.
     """
 
     op: ClassVar[int] = 6

@@ -8,6 +8,7 @@ descriptor that nobody asked for, never blocks and never maps memory that the ot
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import socket
@@ -32,6 +33,7 @@ _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
 _U64 = struct.Struct("<Q")
 _I64 = struct.Struct("<q")
+_MFD_EXEC = 0x10
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
 
 T = TypeVar("T")
@@ -243,9 +245,9 @@ def _send(sock: socket.socket, parts: Sequence[bytes], fds: Sequence[int]) -> No
     sock.sendmsg(parts, ancillary, socket.MSG_NOSIGNAL)
 
 
-def memory_file(name: str, content: bytes) -> int:
+def memory_file(name: str, content: bytes, *, executable: bool = False) -> int:
     """A new memory file with this content that nobody can change any more; ``name`` shows in ``/proc`` only."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = _executable_memory(name) if executable else os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(fd, "wb", buffering=0, closefd=False) as file:
             view = memoryview(content)
@@ -256,6 +258,17 @@ def memory_file(name: str, content: bytes) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _executable_memory(name: str) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | _MFD_EXEC)
+    except OSError as error:
+        # Linux before 6.3 does not know the flag, and every memory file can be executed there.
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)
 
 
 def receive(sock: socket.socket) -> Message | None:

@@ -1,0 +1,334 @@
+"""The launcher: one ``cube-init launch`` process of the service, which clones the first process of every sandbox.
+
+The service itself must not fork: it is large, threaded and full of descriptors. The launcher is 90 KB, runs from a
+sealed copy of its binary, so that no sandbox can ever write to what the host executes (CVE-2019-5736), and is started
+again when it died; sandboxes do not depend on it once they serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from cube.cubelet.runtime.container import wire
+from cube.cubelet.runtime.container.steps import Plan
+from cube.cubelet.runtime.container.wire import Failure, Kind, Message, Reader, WireError, Writer
+from cube.model.errors import HostError
+
+#: Seconds within which the launcher answers a request, and process 1 is ready. Both take milliseconds.
+ANSWER_SECONDS = 10.0
+#: Seconds within which a killed process is gone; a frozen or unresponsive disk can hold it up.
+END_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A sandbox that serves. The receiver owns the descriptor and the socket, on which ``READY`` has been received."""
+
+    #: Process id of process 1 on the host.
+    pid: int
+    pidfd: int
+    #: Non-blocking control connection.
+    control: socket.socket
+
+
+class Launcher:
+    """Starts sandboxes. All calls come from the event loop that called :meth:`start`; any number at a time."""
+
+    def __init__(self) -> None:
+        self._program: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: _Channel | None = None
+        self._starting = asyncio.Lock()
+
+    async def start(self, binary: Path) -> None:
+        """Start the launcher process; raises ``HostError`` when ``binary`` cannot be executed."""
+        try:
+            content = await asyncio.to_thread(binary.read_bytes)
+            self._program = wire.memory_file("cube-init", content, executable=True)
+        except OSError as error:
+            raise HostError(f"cube-init cannot be read: {error}; build it with `make -C native/cube-init`") from error
+        await self._connected()
+
+    async def close(self) -> None:
+        """End the launcher process. Starts under way fail, sandboxes live on. May be called twice."""
+        if self._program is not None:
+            os.close(self._program)
+            self._program = None
+        await _protected(self._stop())
+
+    async def userns(self, base: int, size: int) -> int:
+        """Descriptor of a new user namespace that maps ids 0 to ``size - 1`` to those from ``base`` on.
+
+        Raises ``HostError`` when the kernel refuses.
+        """
+        channel = await self._connected()
+        answer = channel.request(Kind.USERNS, Writer().u32(base).u32(size).finish(), ())
+        cancelled = await channel.settled(answer)
+        message = _expect(answer.result(), Kind.NAMESPACE, "making a user namespace")
+        (namespace,) = message.take_fds(1)
+        if cancelled:
+            os.close(namespace)
+            raise asyncio.CancelledError
+        return namespace
+
+    async def launch(self, plan: Plan) -> Launched:
+        """Carry out a plan; returns when process 1 serves.
+
+        Raises ``HostError``, which names the step, when the kernel refuses one. Then, and when it is cancelled, it
+        returns once the process is gone. The descriptors of the plan stay open and the caller's.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            with theirs:
+                pid, pidfd = await self._clone(plan, theirs.fileno())
+            try:
+                await _ready(ours, plan)
+            except BaseException:
+                await _protected(_end(pidfd))
+                raise
+        except BaseException:
+            ours.close()
+            raise
+        return Launched(pid, pidfd, ours)
+
+    async def _clone(self, plan: Plan, control: int) -> tuple[int, int]:
+        channel = await self._connected()
+        body, fds = plan.encode(control)
+        answer = channel.request(Kind.LAUNCH, body, fds)
+        # A request cannot be called back, so a cancellation waits for the process in order to end it.
+        cancelled = await channel.settled(answer)
+        pid, pidfd = _process(answer.result(), plan)
+        if cancelled:
+            await _protected(_end(pidfd))
+            raise asyncio.CancelledError
+        return pid, pidfd
+
+    async def _connected(self) -> _Channel:
+        if self._channel is not None and not self._channel.closed:
+            return self._channel
+        async with self._starting:
+            if self._channel is None or self._channel.closed:
+                await _protected(self._restart())
+        assert self._channel is not None  # noqa: S101
+        return self._channel
+
+    async def _restart(self) -> None:
+        await self._stop()
+        if self._program is None:
+            raise HostError("the launcher is not running; the service is starting or stopping")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = await asyncio.to_thread(_spawn, self._program, theirs.fileno())
+            except OSError as error:
+                ours.close()
+                raise HostError(f"cube-init cannot be executed: {error}") from error
+        self._channel = _Channel(ours)
+
+    async def _stop(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None:
+            await asyncio.to_thread(_reap, self._process)
+        self._process = None
+
+
+def _spawn(program: int, launch_socket: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["cube-init", "launch", str(launch_socket)],
+        executable=f"/proc/{os.getpid()}/fd/{program}",
+        pass_fds=[launch_socket],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+    )
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a launcher whose socket is closed."""
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class _Channel:
+    """Requests to the launcher and their answers, matched by id."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.closed = False
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._ids = count(1)
+        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._unsent: deque[tuple[Kind, int, bytes, Sequence[int]]] = deque()
+        self._loop.add_reader(sock, self._receive)
+
+    def request(self, kind: Kind, body: bytes, fds: Sequence[int]) -> asyncio.Future[Message]:
+        """Send a request; the descriptors must stay open until the answer is there."""
+        answer: asyncio.Future[Message] = self._loop.create_future()
+        request_id = next(self._ids) & 0xFFFF_FFFF
+        self._pending[request_id] = answer
+        self._unsent.append((kind, request_id, body, fds))
+        self._send()
+        return answer
+
+    async def settled(self, answer: asyncio.Future[Message]) -> bool:
+        """Wait until an answer is there, cancelled or not; returns whether the waiting task was cancelled.
+
+        A launcher that does not answer in time is given up, with all of its requests.
+        """
+        cancelled = False
+        deadline = self._loop.time() + ANSWER_SECONDS
+        while not answer.done():
+            try:
+                await asyncio.wait((answer,), timeout=deadline - self._loop.time())
+            except asyncio.CancelledError:
+                cancelled = True
+            if self._loop.time() > deadline:
+                self.close()
+        return cancelled
+
+    def close(self) -> None:
+        """Let go of the launcher; what waits for it fails with ``HostError``. May be called twice."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._unsent.clear()
+        for request_id in list(self._pending):
+            self._fail(request_id, "the launcher has ended or does not answer; try again")
+
+    def _fail(self, request_id: int, message: str) -> None:
+        answer = self._pending.pop(request_id)
+        answer.set_exception(HostError(message))
+
+    def _send(self) -> None:
+        while self._unsent:
+            request_id = self._unsent[0][1]
+            try:
+                wire.send(self._sock, *self._unsent[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._send)
+                return
+            except (OSError, ValueError) as error:
+                # Of this request alone, such as a closed descriptor; that the launcher is gone shows in _receive.
+                self._fail(request_id, f"a request cannot be sent to the launcher: {error}")
+            self._unsent.popleft()
+        self._loop.remove_writer(self._sock)
+
+    def _receive(self) -> None:
+        try:
+            message = wire.receive(self._sock)
+        except BlockingIOError:
+            return
+        except (OSError, WireError):
+            message = None
+        if message is None:
+            self.close()
+        elif message.id in self._pending:
+            self._pending.pop(message.id).set_result(message)
+        else:
+            message.close()
+
+
+def _expect(message: Message, kind: Kind, doing: str) -> Message:
+    """The message when it is of this kind; else ``HostError``."""
+    if message.kind == kind:
+        return message
+    message.close()
+    if message.kind != Kind.ERROR:
+        raise HostError(f"{doing}: cube-init answered with a message of kind {message.kind:#x}")
+    raise HostError(_reason(doing, Failure.decode(message.body)))
+
+
+def _reason(doing: str, failure: Failure) -> str:
+    where = f" ({failure.detail})" if failure.detail else ""
+    return f"{doing} failed: {os.strerror(failure.errno)}{where}"
+
+
+def _process(message: Message, plan: Plan) -> tuple[int, int]:
+    """Process id and descriptor of the new process; raises ``HostError``."""
+    if message.kind == Kind.ERROR:
+        failure = Failure.decode(message.body)
+        raise HostError(_reason(f"starting the sandbox: {plan.describe(failure.stage)}", failure))
+    _expect(message, Kind.LAUNCHED, "starting the sandbox")
+    reader = Reader(message.body)
+    pid = reader.u32()
+    reader.end()
+    (pidfd,) = message.take_fds(1)
+    return pid, pidfd
+
+
+async def _ready(control: socket.socket, plan: Plan) -> None:
+    """Wait until process 1 has reported ``READY``; raises ``HostError`` when it reports anything else, or nothing."""
+    doing = "starting the sandbox"
+    if not await _readable(control.fileno(), ANSWER_SECONDS):
+        raise HostError(f"{doing}: its first process was not ready within {ANSWER_SECONDS:g} seconds")
+    try:
+        message = wire.receive(control)
+        if message is None:
+            raise HostError(f"{doing}: its first process ended before it was ready")
+        if message.kind == Kind.ERROR:
+            failure = Failure.decode(message.body)
+            raise HostError(_reason(f"{doing}: {plan.describe(failure.stage)}", failure))
+        _expect(message, Kind.READY, doing).take_fds(0)
+    except (OSError, WireError) as error:
+        raise HostError(f"{doing}: its first process cannot be understood: {error}") from error
+
+
+async def _readable(fd: int, seconds: float) -> bool:
+    """Wait until a descriptor can be read; ``False`` when that takes longer."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await readable.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)
+    return True
+
+
+async def _end(pidfd: int) -> None:
+    """Kill a process, wait until it is gone, and close its descriptor."""
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await _readable(pidfd, END_SECONDS)
+    finally:
+        os.close(pidfd)
+
+
+async def _protected(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end even when the caller is cancelled meanwhile; the cancellation goes on afterwards."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
