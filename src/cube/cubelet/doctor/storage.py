@@ -87,9 +87,9 @@ def _map_a_mount() -> str:
     from cube.cubelet.runtime.container import syscalls
 
     unshare("mount")
-    tree = syscalls.open_tree(-100, "/usr", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+    tree = syscalls.open_tree("/usr")
     namespace = _user_namespace(0x7000_0000)
-    syscalls.mount_setattr(tree, "", syscalls.AT_EMPTY_PATH, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns_fd=namespace)
+    syscalls.mount_setattr(tree, syscalls.MountAttr.IDMAP, userns=namespace)
     owner = os.stat(".", dir_fd=tree).st_uid
     if owner != 0x7000_0000:
         raise OSError(f"the owner shows as {owner}")

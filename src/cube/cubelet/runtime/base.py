@@ -86,6 +86,11 @@ class Runtime(Protocol):
         """Let go of everything but the running sandboxes; a later start finds them again."""
         ...
 
+    async def remove(self) -> None:
+        """End every sandbox and remove everything of this instance from the machine but the templates; works after a
+        crash too, and without :meth:`start`."""
+        ...
+
     async def create(self, spec: SandboxSpec) -> Instance:
         """Start a sandbox from its template; returns when its inside answers."""
         ...

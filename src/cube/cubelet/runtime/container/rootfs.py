@@ -1,0 +1,144 @@
+"""What the inside of a sandbox looks like, as launch steps: file system, devices, limits, rights. All policy is here.
+
+Order matters: the launcher is root of the host until ``EnterUser``, so that everything it makes before belongs to the
+host and nothing in the sandbox has rights over it.
+"""
+
+from __future__ import annotations
+
+import resource
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cube.cubelet.runtime.container import steps
+from cube.cubelet.runtime.container.seccomp.bpf import filter_bytes
+from cube.cubelet.runtime.container.steps import Step
+from cube.cubelet.runtime.container.syscalls import MountAttr
+from cube.model.resources import Resources
+
+# linux/capability.h. Docker's default set without MKNOD, NET_RAW, SETPCAP and AUDIT_WRITE, which are of no use where
+# the namespaces belong to the host.
+CAPABILITIES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "FSETID": 4,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "NET_BIND_SERVICE": 10,
+    "SYS_CHROOT": 18,
+    "SETFCAP": 31,
+}
+CAPABILITY_MASK = sum(1 << number for number in CAPABILITIES.values())
+
+#: Paths that tell of the host or act on it; the list that container engines share.
+MASKED = (
+    *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
+    *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats"),
+    *("/sys/firmware", "/sys/devices/virtual/powercap"),
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+#: (name, major, minor) of Documentation/admin-guide/devices.txt.
+DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_DEVICE_LINKS = {
+    "/dev/ptmx": "pts/ptmx",
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}
+#: Group that owns terminals in every distribution's /etc/group.
+_TTY_GROUP = 5
+
+_PLAIN = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
+
+#: Process 1 must be the last to go when memory runs out, or the OOM killer would end the sandbox.
+_PROCESS_1_OOM_SCORE = -1000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sandbox's file system is put together, and from what. Descriptors are borrowed."""
+
+    #: Empty directories of the host that each start mounts over in its own mount namespace.
+    stage: Path
+    #: Detached, id-mapped mounts of the read-only image and of the writable layer (with ``upper`` and ``work`` in it).
+    image: int
+    layer: int
+    #: Host id of the sandbox's root.
+    id_base: int
+    hostname: str
+    address: str
+    gateway: str
+    machine_id: str
+    #: The ``cube-init`` program, shown as /usr/bin/sudo; ``None`` where the template has no users for it.
+    sudo: Path | None
+
+
+def file_system(place: Place) -> Iterator[Step]:
+    """Mounts, devices and identity, up to and including the change of root."""
+    image, layer, root = (str(place.stage / name) for name in ("image", "layer", "root"))
+    yield steps.Staging(root)
+    yield steps.AttachHost(place.image, image)
+    yield steps.AttachHost(place.layer, layer)
+    # volatile: never waits for the disk; what a crash of the machine loses belongs to sandboxes that it ended anyway.
+    yield steps.Overlay((image,), f"{layer}/upper", f"{layer}/work", "volatile,xino=off,redirect_dir=on,metacopy=off")
+    yield steps.Mount("proc", "/proc", _PLAIN)
+    yield steps.Mount("sysfs", "/sys", _PLAIN | MountAttr.RDONLY)
+    yield from _devices(place.id_base)
+    yield from _identity(place)
+    if place.sudo is not None:
+        yield steps.Bind(str(place.sudo), "/usr/bin/sudo", MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV)
+    for path in MASKED:
+        yield steps.Mask(path)
+    for path in READ_ONLY:
+        yield steps.ReadOnly(path)
+    yield steps.Pivot()
+
+
+def _devices(base: int) -> Iterator[Step]:
+    yield steps.Mount("tmpfs", "/dev", MountAttr.NOSUID, _tmpfs(base, "755", "size=1m"))
+    for name, major, minor in DEVICES:
+        yield steps.MakeNode(f"/dev/{name}", stat.S_IFCHR | 0o666, major, minor, base, base)
+    terminals = (("mode", "620"), ("ptmxmode", "666"), ("gid", str(base + _TTY_GROUP)))
+    yield steps.Mount("devpts", "/dev/pts", MountAttr.NOSUID | MountAttr.NOEXEC, terminals)
+    yield steps.Mount("tmpfs", "/dev/shm", _PLAIN, _tmpfs(base, "1777"))  # noqa: S108  inside the sandbox
+    yield steps.Mount("mqueue", "/dev/mqueue", _PLAIN)
+    for path, target in _DEVICE_LINKS.items():
+        yield steps.SymbolicLink(target, path)
+
+
+def _tmpfs(base: int, mode: str, *more: str) -> tuple[tuple[str, str], ...]:
+    options = [("mode", mode), ("uid", str(base)), ("gid", str(base))]
+    for option in more:
+        key, _, value = option.partition("=")
+        options.append((key, value))
+    return tuple(options)
+
+
+def _identity(place: Place) -> Iterator[Step]:
+    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{place.address} {place.hostname}\n"
+    files = {
+        "/etc/hosts": hosts,
+        "/etc/hostname": f"{place.hostname}\n",
+        "/etc/resolv.conf": f"nameserver {place.gateway}\n",
+        "/etc/machine-id": f"{place.machine_id}\n",
+    }
+    for path, content in files.items():
+        yield steps.File(path, 0o644, place.id_base, place.id_base, content.encode())
+
+
+def rights(user_namespace: int, resources: Resources) -> Iterator[Step]:
+    """Limits and the loss of rights; after these steps process 1 is what it will stay."""
+    yield steps.OomScore(_PROCESS_1_OOM_SCORE)
+    yield steps.ResourceLimit(resource.RLIMIT_NOFILE, resources.open_files, resources.open_files)
+    yield steps.ResourceLimit(resource.RLIMIT_CORE, 0, 0)
+    yield steps.ResourceLimit(resource.RLIMIT_MEMLOCK, 8 << 20, 8 << 20)
+    yield steps.EnterUser(user_namespace)
+    yield steps.CapabilitySet(CAPABILITY_MASK)
+    yield steps.NoNewPrivs()
+    yield steps.Seccomp(filter_bytes())

@@ -1,0 +1,148 @@
+"""Seats: what a sandbox needs that does not depend on its template, made ahead.
+
+A seat is a link, a cgroup and a user namespace with an id range of its own. Making one takes a few milliseconds and its
+slowest parts wait for grace periods of the kernel, so it is kept off the path of a create; a used seat is taken apart
+in the background after its sandbox has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from dataclasses import dataclass
+
+import structlog
+
+from cube.cubelet.cgroups.group import Cgroup
+from cube.cubelet.cgroups.manager import CgroupManager
+from cube.cubelet.runtime.container.launcher import Launcher
+from cube.model.errors import CubeError
+from cube.netagent.links import Link, LinkPool
+from cube.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: Ids in the range of one sandbox: all that an image can use.
+ID_RANGE = 65536
+
+#: Seconds before the pool tries again after the machine refused a seat.
+_PAUSE_AFTER_FAILURE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One sandbox's place on this machine."""
+
+    link: Link
+    cgroup: Cgroup
+    #: Descriptor of the user namespace; ``None`` for a seat that was taken over from an earlier run, which needs it
+    #: no more.
+    user_namespace: int | None
+    #: Host id that the sandbox's root is mapped to.
+    id_base: int
+
+    @property
+    def index(self) -> int:
+        """Number of the seat: of its link, its id range and its cgroup."""
+        return self.link.index
+
+
+class SeatPool:
+    """Seats of one instance, ``settings.seat_pool`` of them ready. Use from one event loop."""
+
+    def __init__(self, settings: Settings, links: LinkPool, cgroups: CgroupManager, launcher: Launcher) -> None:
+        self._id_base = settings.id_base
+        self._target = settings.seat_pool
+        self._links = links
+        self._cgroups = cgroups
+        self._launcher = launcher
+        self._ready: deque[Seat] = deque()
+        #: The manager of cgroups is used by one thread at a time.
+        self._one_at_a_time = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def ready(self) -> int:
+        """How many seats wait to be taken."""
+        return len(self._ready)
+
+    async def start(self) -> None:
+        """Begin to fill the pool."""
+        self._wake.set()
+        self._keeper = asyncio.create_task(self._keep(), name="seats")
+
+    async def close(self) -> None:
+        """Give up the seats that nobody has taken, and finish with those that were left."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._leaving:
+            await asyncio.gather(*self._leaving, return_exceptions=True)
+        while self._ready:
+            await self._take_apart(self._ready.popleft())
+
+    async def acquire(self) -> Seat:
+        """A seat that nobody else has; raises ``LimitExceeded`` when the addresses are used up."""
+        self._wake.set()
+        return self._ready.popleft() if self._ready else await self._make()
+
+    async def adopt(self, index: int, pid: int) -> Seat:
+        """The seat of a sandbox that has run since before this service; raises ``HostError`` when it is not whole."""
+        link = await self._links.adopt(index, pid)
+        return Seat(link, self._cgroups.adopt(str(index)), None, self._base(index))
+
+    def leave(self, seat: Seat) -> None:
+        """Give a seat back; whatever still runs in its cgroup is killed. The rest happens in the background."""
+        task = asyncio.create_task(self._take_apart(seat), name=f"seat {seat.index}")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _keep(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                while len(self._ready) < self._target:
+                    self._ready.append(await self._make())
+            except CubeError as error:
+                log.warning("seats.refused", reason=error.message)
+                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+                self._wake.set()
+
+    async def _make(self) -> Seat:
+        link = await self._links.acquire()
+        try:
+            cgroup = await self._make_cgroup(str(link.index))
+            try:
+                base = self._base(link.index)
+                return Seat(link, cgroup, await self._launcher.userns(base, ID_RANGE), base)
+            except BaseException:
+                await asyncio.shield(cgroup.remove())
+                raise
+        except BaseException:
+            self._links.release(link)
+            raise
+
+    async def _make_cgroup(self, name: str) -> Cgroup:
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._cgroups.create, name)
+
+    async def _take_apart(self, seat: Seat) -> None:
+        try:
+            await seat.cgroup.kill()
+            await seat.cgroup.remove()
+        except CubeError as error:
+            # The link is not used again, for somebody may still be at its other end.
+            log.warning("seat.stuck", seat=seat.index, reason=error.message)
+            await self._links.discard(seat.index)
+        else:
+            self._links.release(seat.link)
+        finally:
+            if seat.user_namespace is not None:
+                os.close(seat.user_namespace)
+
+    def _base(self, index: int) -> int:
+        return self._id_base + index * ID_RANGE
