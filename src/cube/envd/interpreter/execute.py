@@ -23,12 +23,19 @@ class LineStream:
         self._send = send
         self._turn = asyncio.Lock()
         self._spoken = asyncio.Event()
+        self._over = False
 
     async def send(self, lines: bytes, *, last: bool = False) -> None:
         """Send whole lines; waits while the client does not read."""
         async with self._turn:
             self._spoken.set()
-            await self._send({"type": "http.response.body", "body": lines, "more_body": not last})
+            if not self._over:
+                self._over = last
+                await self._send({"type": "http.response.body", "body": lines, "more_body": not last})
+
+    def abandon(self) -> None:
+        """Send nothing more; the client has gone."""
+        self._over = True
 
     async def keep_alive(self) -> None:
         """Break every silence; runs until cancelled."""
@@ -60,10 +67,16 @@ class ExecuteResponse:
         async with asyncio.TaskGroup() as group:
             work = group.create_task(self._work(cut_off))
             keeper = group.create_task(self._stream.keep_alive())
-            watcher = group.create_task(_cancel_when_gone(receive, work))
+            watcher = group.create_task(self._watch(receive, work))
             await asyncio.wait({work})
             keeper.cancel()
             watcher.cancel()
+
+    async def _watch(self, receive: Receive, work: asyncio.Task[None]) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._stream.abandon()
+        work.cancel()
 
     async def _work(self, cut_off: Callable[[], Awaitable[bool]]) -> None:
         try:
@@ -87,9 +100,3 @@ class ExecuteResponse:
 
 
 _HEADERS = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
-
-
-async def _cancel_when_gone(receive: Receive, work: asyncio.Task[None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    work.cancel()

@@ -24,6 +24,10 @@ class ChartFormatter(BaseFormatter):  # type: ignore[misc]
     print_method = ObjectName("_repr_e2b_chart_")
     _return_type = dict
 
+    def pop(self, typ: Any, default: Any = None) -> Any:
+        """Keep what is there: choosing the formats of pictures takes ``Figure`` out of all formatters."""
+        return default
+
 
 def install(formatter: DisplayFormatter) -> None:
     """Add the formatters. The types are named, not imported: a library is loaded only when the user's code does it."""
