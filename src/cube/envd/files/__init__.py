@@ -1,0 +1,1 @@
+"""File contents over plain HTTP: ``GET`` and ``POST /files``, ``POST /files/compose``."""

@@ -1,0 +1,103 @@
+"""Writing one file of a sandbox while its content still arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+
+from cube.envd.files.blocking import CHUNK, submit, write_all
+from cube.envd.files.metadata import replace_metadata
+from cube.envd.guest import Entry, FileType, Guest, OpenedFile
+from cube.model.errors import CubeError, NotFound
+
+
+class FileWriter:
+    """Opens, fills and closes a file; use it as ``async with await FileWriter.open(…) as writer``.
+
+    A watcher sees CREATE, CHMOD and WRITE, in this order, for a new file that fits into one chunk, as with E2B's envd.
+    The target itself is written, not a temporary file beside it; so when the block is left by an error, a file that did
+    not exist before is removed, and one that did is left cut off where the content ended.
+    """
+
+    def __init__(self, guest: Guest, user: str, opened: OpenedFile, *, is_new: bool) -> None:
+        self.entry = opened.entry
+        self._guest = guest
+        self._user = user
+        self._fd = opened.fd
+        self._is_new = is_new
+        self._buffer = bytearray()
+        self._pending: asyncio.Future[None] | None = submit(_announce_mode, opened.fd)
+
+    @classmethod
+    async def open(cls, guest: Guest, path: str, user: str) -> FileWriter:
+        """Create or truncate ``path``, with its parents."""
+        is_new = await _is_missing(guest, path, user)
+        return cls(guest, user, await guest.open_write(path, user), is_new=is_new)
+
+    async def write(self, data: bytes) -> None:
+        """Add content; returns when at most one chunk is on its way to the disk."""
+        self._buffer += data
+        if len(self._buffer) >= CHUNK:
+            await self._flush()
+
+    async def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the rest, and make ``metadata`` the file's whole metadata."""
+        if self._buffer:
+            await self._flush()
+        await self._settle()
+        if metadata or self.entry.metadata:
+            await submit(replace_metadata, self._fd, self.entry.metadata, metadata)
+
+    async def _flush(self) -> None:
+        data, self._buffer = self._buffer, bytearray()
+        await self._settle()
+        self._pending = submit(write_all, self._fd, data)
+
+    async def _settle(self) -> None:
+        """Wait for the write that is under way; a cancelled caller leaves it to :meth:`__aexit__`."""
+        if self._pending is not None:
+            await asyncio.shield(self._pending)
+            self._pending = None
+
+    async def __aenter__(self) -> FileWriter:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        closing = asyncio.ensure_future(self._close(broken=kind is not None))
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing
+            raise
+
+    async def _close(self, *, broken: bool) -> None:
+        # A thread may still write: the descriptor must not be closed, and its number reused, under it.
+        if self._pending is not None:
+            with contextlib.suppress(CubeError):
+                await self._pending
+        os.close(self._fd)
+        if broken and self._is_new:
+            with contextlib.suppress(CubeError):
+                await self._guest.remove(self.entry.path, self._user)
+
+
+async def _is_missing(guest: Guest, path: str, user: str) -> bool:
+    try:
+        await guest.stat(path, user)
+    except NotFound:
+        return True
+    return False
+
+
+def _announce_mode(fd: int) -> None:
+    """Set the mode that the file has: clients count on the CHMOD event that envd's chown makes."""
+    os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
+
+
+def written(entry: Entry, metadata: Mapping[str, str]) -> dict[str, object]:
+    """How an upload is answered, per file."""
+    answer: dict[str, object] = {"path": entry.path, "name": entry.name, "type": FileType.FILE.name.lower()}
+    return {**answer, "metadata": dict(metadata)} if metadata else answer

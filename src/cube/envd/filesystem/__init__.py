@@ -1,0 +1,1 @@
+"""Files of a sandbox over RPC: everything but their contents."""
