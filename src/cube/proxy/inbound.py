@@ -1,0 +1,165 @@
+"""CubeProxy: the public port, behind which API, envd and sandboxes are told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cube.model.errors import HostError, InvalidInput
+from cube.proxy import clusters, lookup, sockets
+from cube.proxy.bootstrap import bootstrap
+from cube.proxy.delta import Accepted, Catalogue, Rejected
+from cube.proxy.envoy import EnvoyOptions, EnvoyProcess
+from cube.proxy.listener import public_listener
+from cube.proxy.routes import Directory, Route
+from cube.proxy.table import RouteTable
+from cube.proxy.vocabulary import Json
+from cube.settings import Settings
+
+if TYPE_CHECKING:
+    from cube.proxy.xds import XdsServer
+
+_log = logging.getLogger(__name__)
+_CONFIGURED_SECONDS = 20.0
+_UNPRIVILEGED_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+class CubeProxy:
+    """The inbound proxy of one instance.
+
+    The routing table starts empty: after :meth:`start`, call :meth:`added` for every sandbox that runs. Until then,
+    and for sandboxes that it does not know, ``directory`` is asked. Call :meth:`removed` before a sandbox's address
+    is given to another one. Open connections end with the sandbox: its processes die, the kernel closes their
+    sockets, and Envoy resets the client's side.
+    """
+
+    def __init__(self, settings: Settings, directory: Directory, *, concurrency: int = 2) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._network = ipaddress.IPv4Network(settings.network_cidr)
+        self._home = settings.run_dir / "proxy"
+        self._table = RouteTable(self._home / "routes")
+        self._envoy = EnvoyProcess(self._envoy_options(concurrency))
+        self._undo = AsyncExitStack()
+
+    @property
+    def envoy_pid(self) -> int | None:
+        """Process id of Envoy while it runs."""
+        return self._envoy.pid
+
+    def added(self, route: Route) -> None:
+        """Make a sandbox reachable, from the next request on.
+
+        Raises ``InvalidInput`` for an address outside the sandbox network: the proxy must not dial anything else.
+        """
+        if ipaddress.IPv4Address(route.address) not in self._network:
+            raise InvalidInput(f"{route.address} is not an address of the sandbox network", field="address")
+        self._table.add(route)
+
+    def removed(self, sandbox_id: str) -> None:
+        """New requests no longer get to the sandbox; without a route this does nothing."""
+        self._table.remove(sandbox_id)
+
+    async def start(self) -> None:
+        """Serve the public port. Raises ``HostError`` with the reason, for example that the port is taken."""
+        sockets.prepare_directory(self._home, self._settings.proxy_uid)
+        self._undo.callback(sockets.remove_directory, self._home)
+        self._table.clear()
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop Envoy and remove what :meth:`start` made; may be called twice."""
+        await self._undo.aclose()
+
+    async def _start(self) -> None:
+        configured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        xds = await asyncio.to_thread(self._make_xds, configured)
+        questions = self._undo.enter_context(sockets.listening(self._home / "lookup.sock", self._settings.proxy_uid))
+        self._undo.push_async_callback(xds.close)
+        await xds.start(self._settings.xds_socket, self._settings.proxy_uid)
+        self._undo.push_async_callback(self._envoy.stop)
+        await self._envoy.start()
+        await _until(configured)
+        jobs = _background(lookup.serve(questions, self._directory), self._envoy.supervise())
+        await self._undo.enter_async_context(jobs)
+
+    def _make_xds(self, configured: asyncio.Future[None]) -> XdsServer:
+        """Imports gRPC and protobuf, which takes 0.2 s: for a thread."""
+        from cube.proxy import resources
+        from cube.proxy.xds import XdsServer
+
+        socket_clusters = {
+            "api": self._settings.api_socket,
+            "envd": self._settings.envd_socket,
+            "lookup": self._home / "lookup.sock",
+        }
+        catalogue = Catalogue(resources.cluster(clusters.service(*item)) for item in socket_clusters.items())
+        catalogue.put(resources.cluster(clusters.sandboxes()))
+        catalogue.put(resources.listener(self._listener()))
+
+        def on_receipt(receipt: Accepted | Rejected) -> None:
+            if isinstance(receipt, Rejected):
+                self._refused(configured, receipt)
+            elif receipt.response.type_url == resources.LISTENER and not configured.done():
+                configured.set_result(None)
+
+        return XdsServer(catalogue, on_receipt)
+
+    def _refused(self, configured: asyncio.Future[None], receipt: Rejected) -> None:
+        error = HostError(f"the proxy cannot serve {self._settings.host}:{self._settings.port}: {receipt.reason}")
+        if configured.done():
+            _log.error("%s", error)
+        else:
+            configured.set_exception(error)
+
+    def _listener(self) -> Json:
+        domain = self._settings.public_domain.rpartition(":")[0] or self._settings.public_domain
+        return public_listener(self._settings.host, self._settings.port, domain, self._home / "routes")
+
+    def _envoy_options(self, concurrency: int) -> EnvoyOptions:
+        admin_socket = self._home / "admin" / "admin.sock"
+        return EnvoyOptions(
+            directory=self._home,
+            uid=self._settings.proxy_uid,
+            bootstrap=bootstrap(self._settings.instance, admin_socket, self._settings.xds_socket),
+            concurrency=concurrency,
+            privileged_ports=self._settings.port < int(_UNPRIVILEGED_PORTS.read_text(encoding="ascii")),
+        )
+
+
+async def _until(configured: asyncio.Future[None]) -> None:
+    try:
+        await asyncio.wait_for(configured, _CONFIGURED_SECONDS)
+    except TimeoutError:
+        raise HostError("the proxy did not fetch its configuration in time: see envoy.log in run_dir/proxy") from None
+
+
+@asynccontextmanager
+async def _background(*jobs: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(_together(*jobs), name="cube-proxy")
+    task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _together(*jobs: Coroutine[object, object, None]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(job)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("the proxy is no longer looked after; restart the service", exc_info=error)

@@ -1,0 +1,42 @@
+"""From configuration in JSON form to xDS resources. Imports protobuf's generated modules: 0.1 s and 5 MB, once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+# The messages inside ``typed_config`` are found by name in protobuf's pool, which knows what has been imported.
+import envoy.extensions.access_loggers.filters.cel.v3.cel_pb2  # type: ignore[import-untyped]
+import envoy.extensions.filters.http.lua.v3.lua_pb2  # type: ignore[import-untyped]
+import envoy.extensions.filters.http.router.v3.router_pb2  # type: ignore[import-untyped]
+import envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2  # type: ignore[import-untyped]
+import envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2  # type: ignore[import-untyped]
+import envoy.extensions.upstreams.http.v3.http_protocol_options_pb2  # type: ignore[import-untyped]  # noqa: F401
+from envoy.config.cluster.v3.cluster_pb2 import Cluster  # type: ignore[import-untyped]
+from envoy.config.listener.v3.listener_pb2 import Listener  # type: ignore[import-untyped]
+from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
+
+from cube.proxy.delta import Resource
+from cube.proxy.vocabulary import Json
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
+
+_PREFIX = "type.googleapis.com/"
+CLUSTER = _PREFIX + Cluster.DESCRIPTOR.full_name
+LISTENER = _PREFIX + Listener.DESCRIPTOR.full_name
+
+
+def cluster(config: Json) -> Resource:
+    """Raises ``google.protobuf.json_format.ParseError`` for anything that is no ``Cluster``."""
+    return _resource(CLUSTER, config, Cluster())
+
+
+def listener(config: Json) -> Resource:
+    """Raises ``google.protobuf.json_format.ParseError`` for anything that is no ``Listener``."""
+    return _resource(LISTENER, config, Listener())
+
+
+def _resource(type_url: str, config: Json, message: Message) -> Resource:
+    body = ParseDict(config, message).SerializeToString(deterministic=True)
+    return Resource(type_url, config["name"], hashlib.sha256(body).hexdigest()[:16], body)
