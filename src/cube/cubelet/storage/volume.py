@@ -119,8 +119,11 @@ class Volume:
             self._dead.add(subvolume)
 
     def names(self) -> set[str]:
-        """Ids of the sandboxes that have a layer, whether anybody remembers them or not."""
-        return set(os.listdir(self._layers))
+        """Ids of the sandboxes that have a layer, whether anybody remembers them or not; none when it is not mounted."""
+        try:
+            return set(os.listdir(self._layers))
+        except FileNotFoundError:
+            return set()
 
     def usage(self, sandbox_id: str) -> int:
         """Bytes that a layer occupies now, its own metadata included; raises ``SandboxNotFound`` without one."""

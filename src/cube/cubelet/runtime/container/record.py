@@ -108,7 +108,7 @@ class Records:
 
     @contextlib.contextmanager
     def _address(self, sandbox_id: str) -> Iterator[str]:
-        """The socket's path through a descriptor: the kernel takes 107 bytes at most, the run directory may be deeper."""
+        """The socket's path through a descriptor: the kernel takes 107 bytes, the run directory may be deeper."""
         directory = os.open(self._directory / sandbox_id, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield f"/proc/self/fd/{directory}/{_SOCKET}"

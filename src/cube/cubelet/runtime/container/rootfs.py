@@ -6,6 +6,7 @@ host and nothing in the sandbox has rights over it.
 
 from __future__ import annotations
 
+import functools
 import resource
 import stat
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from cube.cubelet.runtime.container import steps
 from cube.cubelet.runtime.container.seccomp.bpf import filter_bytes
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
+from cube.cubelet.storage.volume import Layer
 from cube.model.resources import Resources
 
 # linux/capability.h. Docker's default set without MKNOD, NET_RAW, SETPCAP and AUDIT_WRITE, which are of no use where
@@ -58,6 +60,7 @@ _PLAIN = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
 
 #: Process 1 must be the last to go when memory runs out, or the OOM killer would end the sandbox.
 _PROCESS_1_OOM_SCORE = -1000
+_CAP_SYS_RESOURCE = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,9 @@ class Place:
 
     #: Empty directories of the host that each start mounts over in its own mount namespace.
     stage: Path
-    #: Detached, id-mapped mounts of the read-only image and of the writable layer (with ``upper`` and ``work`` in it).
+    #: Detached, id-mapped mount of the read-only image.
     image: int
-    layer: int
+    layer: Layer
     #: Host id of the sandbox's root.
     id_base: int
     hostname: str
@@ -81,12 +84,12 @@ class Place:
 
 def file_system(place: Place) -> Iterator[Step]:
     """Mounts, devices and identity, up to and including the change of root."""
-    image, layer, root = (str(place.stage / name) for name in ("image", "layer", "root"))
+    image, root = str(place.stage / "image"), str(place.stage / "root")
     yield steps.Staging(root)
     yield steps.AttachHost(place.image, image)
-    yield steps.AttachHost(place.layer, layer)
     # volatile: never waits for the disk; what a crash of the machine loses belongs to sandboxes that it ended anyway.
-    yield steps.Overlay((image,), f"{layer}/upper", f"{layer}/work", "volatile,xino=off,redirect_dir=on,metacopy=off")
+    # The upper layer is not id-mapped: overlayfs works in it as root of the host, whom such a mount would not know.
+    yield steps.Overlay((image,), str(place.layer.upper), str(place.layer.work), "volatile,xino=off,redirect_dir=on")
     yield steps.Mount("proc", "/proc", _PLAIN)
     yield steps.Mount("sysfs", "/sys", _PLAIN | MountAttr.RDONLY)
     yield from _devices(place.id_base)
@@ -134,11 +137,28 @@ def _identity(place: Place) -> Iterator[Step]:
 
 def rights(user_namespace: int, resources: Resources) -> Iterator[Step]:
     """Limits and the loss of rights; after these steps process 1 is what it will stay."""
-    yield steps.OomScore(_PROCESS_1_OOM_SCORE)
-    yield steps.ResourceLimit(resource.RLIMIT_NOFILE, resources.open_files, resources.open_files)
-    yield steps.ResourceLimit(resource.RLIMIT_CORE, 0, 0)
-    yield steps.ResourceLimit(resource.RLIMIT_MEMLOCK, 8 << 20, 8 << 20)
+    if _may_exceed_limits():
+        yield steps.OomScore(_PROCESS_1_OOM_SCORE)
+    yield _limit(resource.RLIMIT_NOFILE, resources.open_files)
+    yield _limit(resource.RLIMIT_CORE, 0)
+    yield _limit(resource.RLIMIT_MEMLOCK, 8 << 20)
     yield steps.EnterUser(user_namespace)
     yield steps.CapabilitySet(CAPABILITY_MASK)
     yield steps.NoNewPrivs()
     yield steps.Seccomp(filter_bytes())
+
+
+def _limit(kind: int, wanted: int) -> Step:
+    hard = resource.getrlimit(kind)[1]
+    value = wanted if hard == resource.RLIM_INFINITY or _may_exceed_limits() else min(wanted, hard)
+    return steps.ResourceLimit(kind, value, value)
+
+
+@functools.cache
+def _may_exceed_limits() -> bool:
+    """Whether the service has CAP_SYS_RESOURCE. A confined root may lack it: then process 1 is an ordinary candidate of the
+    OOM killer, which it survives by being the smallest process around."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
+    return False

@@ -35,8 +35,8 @@ from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-#: What a layer and an image are shown through: the sandbox's own ids, no devices, no set-uid.
-_SHOWN = MountAttr.IDMAP | MountAttr.NOSUID | MountAttr.NODEV
+#: How an image is shown: under the sandbox's own ids, no devices, no set-uid.
+_SHOWN = MountAttr.IDMAP | MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ class ContainerRuntime:
         await self._seats.start()
 
     def _prepare(self) -> None:
-        for name in ("image", "layer", "root"):
+        for name in ("image", "root"):
             (self._run_dir / "stage" / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._records.prepare()
         fresh = self._program.with_suffix(".new")
@@ -218,14 +218,13 @@ class ContainerRuntime:
         seat.cgroup.limit(spec.resources)
         listener = borrowed.enter_context(self._records.listen(spec.sandbox_id))
         image = self._images.mount(spec.template)
-        # Files are owned by ids from 0 on the disk, so that a layer can be shown to any other range later.
-        layer = self._volume.layer(spec.sandbox_id, owner=0, disk_mb=spec.resources.disk_mb)
+        layer = self._volume.layer(spec.sandbox_id, owner=seat.id_base, disk_mb=spec.resources.disk_mb)
         namespace = _user_namespace(seat)
         sudo_uids = self._sudo_uids(spec, image)
         place = rootfs.Place(
             stage=self._run_dir / "stage",
-            image=borrowed.enter_context(_shown(image, namespace, MountAttr.RDONLY)),
-            layer=borrowed.enter_context(_shown(layer.upper.parent, namespace)),
+            image=borrowed.enter_context(_shown(image, namespace)),
+            layer=layer,
             id_base=seat.id_base,
             hostname=spec.sandbox_id,
             address=str(seat.link.address),
@@ -297,10 +296,10 @@ def _user_namespace(seat: Seat) -> int:
 
 
 @contextmanager
-def _shown(path: Path, user_namespace: int, more: MountAttr = MountAttr.NONE) -> Iterator[int]:
-    """A detached copy of a mount or directory that shows its files under the ids of a user namespace."""
-    with _closing(syscalls.open_tree(str(path))) as tree:
-        syscalls.mount_setattr(tree, _SHOWN | more, userns=user_namespace)
+def _shown(image: Path, user_namespace: int) -> Iterator[int]:
+    """A detached copy of an image's mount that shows its files under the ids of a user namespace."""
+    with _closing(syscalls.open_tree(str(image))) as tree:
+        syscalls.mount_setattr(tree, _SHOWN, userns=user_namespace)
         yield tree
 
 
