@@ -202,10 +202,15 @@ class SandboxService:
             raise SandboxNotRunning(sandbox_id, entry.sandbox.state.value)
         return entry.sandbox
 
+    @property
+    def isolation(self) -> str:
+        """The kind of isolation that new sandboxes get."""
+        return self._node.capabilities.isolation
+
     # -- many sandboxes ------------------------------------------------------------------------------------------
 
     def page(self, query: ListQuery) -> Page:
-        """The sandboxes that run or are paused, as asked. Raises ``InvalidInput`` for a token that no listing has returned."""
+        """Sandboxes that run or are paused. Raises ``InvalidInput`` for a token that no page has returned."""
         return select(self._registry.sandboxes(), query)
 
     def count(self) -> int:

@@ -29,7 +29,7 @@ class SecretBox:
 
     @classmethod
     def from_file(cls, path: Path) -> SecretBox:
-        """Use the key in ``path``, made on first use. Raises ``HostError`` when it is unusable or readable by others."""
+        """Use the key in ``path``, made on first use; ``HostError`` when it is unusable or others may read it."""
         if not path.exists():
             _make_key(path)
         return cls(_read_key(path))

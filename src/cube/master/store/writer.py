@@ -121,17 +121,14 @@ def _commit_alone(connection: Connection, job: _Job) -> _Outcome:
         with connection.begin():
             return _Outcome(job, value=job.work(connection))
     except SQLAlchemyError as error:
-        return _Outcome(job, error=_translated(error))
+        translated = _translated(error)
+        translated.__cause__ = error
+        return _Outcome(job, error=translated)
     except Exception as error:  # noqa: BLE001  handed to whoever waits for this piece of work
         return _Outcome(job, error=error)
 
 
 def _translated(error: SQLAlchemyError) -> HostError | StorageFull:
     if "disk is full" in str(error):
-        translated: HostError | StorageFull = StorageFull(
-            "the database cannot grow: free some space in the state directory"
-        )
-    else:
-        translated = HostError(f"the database refused a request ({type(error).__name__}); the log has the reason")
-    translated.__cause__ = error
-    return translated
+        return StorageFull("the database cannot grow: free some space in the state directory")
+    return HostError(f"the database refused a request ({type(error).__name__}); the log has the reason")

@@ -1,0 +1,62 @@
+"""From the body of a create to what the service is asked, and what of E2B's body this server cannot do."""
+
+from __future__ import annotations
+
+from cube.api.schemas.requests import Network, NewSandbox
+from cube.master.sandboxes.requests import CreateSandbox
+from cube.model.errors import Unsupported
+from cube.model.sandbox import OnTimeout
+
+#: Key of the metadata in which CubeSandbox's clients ask for directories of the host.
+_HOST_MOUNT = "host-mount"
+
+
+def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
+    """What the service is asked. Raises ``Unsupported``: a wish that has a meaning is never silently dropped."""
+    _require_supported(body)
+    return CreateSandbox(
+        template=body.template_id,
+        timeout=default_timeout if body.timeout is None else body.timeout,
+        on_timeout=_on_timeout(body),
+        auto_resume=_auto_resume(body),
+        metadata=body.metadata or {},
+        env_vars={**(body.envs or {}), **(body.env_vars or {})},
+    )
+
+
+def _on_timeout(body: NewSandbox) -> OnTimeout:
+    if body.auto_pause or (body.lifecycle is not None and body.lifecycle.on_timeout == "pause"):
+        return OnTimeout.PAUSE
+    return OnTimeout.KILL
+
+
+def _auto_resume(body: NewSandbox) -> bool:
+    if body.auto_resume is not None:
+        return body.auto_resume.enabled
+    return body.lifecycle is not None and body.lifecycle.auto_resume
+
+
+def _require_supported(body: NewSandbox) -> None:
+    wishes = {
+        "autoPauseMemory: false": not body.auto_pause_memory,
+        "volumeMounts": bool(body.volume_mounts),
+        "iam": bool(body.iam),
+        f"metadata.{_HOST_MOUNT}": _HOST_MOUNT in (body.metadata or {}),
+        **(_network_wishes(body.network) if body.network else {}),
+    }
+    for field, wished in wishes.items():
+        if wished:
+            raise Unsupported(f"{field} is not supported by this server: leave it out")
+
+
+def _network_wishes(network: Network) -> dict[str, bool]:
+    """What of a network configuration needs more than the default policy, by which nothing goes out."""
+    return {
+        "network.allowOut": bool(network.allow_out),
+        "network.dnsServers": bool(network.dns_servers),
+        "network.egressProxy": bool(network.egress_proxy),
+        "network.rules": bool(network.rules),
+        "network.allowPublicTraffic: false": network.allow_public_traffic is False,
+        "network.maskRequestHost": bool(network.mask_request_host),
+        "network.httpsPorts": bool(network.https_ports),
+    }

@@ -1,0 +1,84 @@
+"""The one place where failures become HTTP answers: ``{"code", "message"}`` with the status as code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from cube.api.schemas.base import respond
+from cube.api.schemas.common import Error
+from cube.model.errors import CubeError, InvalidInput, LimitExceeded, Unavailable
+
+log = structlog.get_logger(__name__)
+
+#: Validation problems that one message tells about, and how long a field's name may be in it.
+_MOST_PROBLEMS = 3
+_LONGEST_FIELD = 100
+
+_MESSAGES = {
+    404: "there is no such route: /docs shows those that there are",
+    405: "this route does not know this method: /docs shows those that it knows",
+}
+
+
+def error_response(code: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer to a request that failed."""
+    return respond(Error(code=code, message=message), code, dict(headers or {}))
+
+
+def install(app: FastAPI) -> None:
+    """Have the failures of ``app`` answered here."""
+    app.add_exception_handler(CubeError, _cube_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+def _cube_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, CubeError)  # noqa: S101  registered for this type only
+    if error.code >= 500 and not isinstance(error, Unavailable):
+        log.error("api.failed", code=error.code, exc_info=error)
+    return error_response(error.code, _message(error), _retry_headers(error))
+
+
+def _message(error: CubeError) -> str:
+    if isinstance(error, InvalidInput) and error.field is not None and error.field not in error.message:
+        return f"{error.field}: {error.message}"
+    return error.message
+
+
+def _retry_headers(error: CubeError) -> dict[str, str]:
+    """E2B's clients repeat a 429 or 503 by themselves unless they are told that it is of no use."""
+    if not isinstance(error, LimitExceeded | Unavailable):
+        return {}
+    if error.retry_after is None:
+        return {"Should-Retry": "false"}
+    return {"Should-Retry": "true", "Retry-After": str(error.retry_after)}
+
+
+def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this type only
+    return error_response(400, "; ".join(_problems(error.errors())))
+
+
+def _problems(errors: Sequence[Any]) -> list[str]:
+    return [_problem(error) for error in errors[:_MOST_PROBLEMS]]
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
+    place, *fields = error["loc"]
+    if not fields:
+        return f"{place}: {error['msg']} (is `Content-Type: application/json` set?)"
+    return f"{'.'.join(str(field) for field in fields)[:_LONGEST_FIELD]}: {error['msg']}"
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for this type only
+    return error_response(error.status_code, _MESSAGES.get(error.status_code, error.detail), error.headers)

@@ -1,0 +1,1 @@
+"""What goes over the wire, with E2B's field names."""

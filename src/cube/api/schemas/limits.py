@@ -1,0 +1,39 @@
+"""Texts and maps that clients may send, with their bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+#: Most bytes of all keys and values of one map together.
+_METADATA_BYTES = 64 * 1024
+_ENVIRONMENT_BYTES = 256 * 1024
+
+
+def _at_most(limit: int, entries: dict[str, str]) -> dict[str, str]:
+    if sum(len(key.encode()) + len(value.encode()) for key, value in entries.items()) > limit:
+        raise ValueError(f"keys and values must not be longer than {limit} bytes together")
+    return entries
+
+
+def _small_metadata(entries: dict[str, str]) -> dict[str, str]:
+    return _at_most(_METADATA_BYTES, entries)
+
+
+def _small_environment(entries: dict[str, str]) -> dict[str, str]:
+    return _at_most(_ENVIRONMENT_BYTES, entries)
+
+
+_MetadataKey = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
+_MetadataValue = Annotated[str, Field(max_length=8192, pattern=r"^[^\x00]*$")]
+#: Names that ``execve`` can carry: no ``=``, no NUL.
+_EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^=\x00]+$")]
+#: Linux takes strings of up to 128 KiB, name and ``=`` included.
+_EnvValue = Annotated[str, Field(max_length=120_000, pattern=r"^[^\x00]*$")]
+
+Metadata = Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=128), AfterValidator(_small_metadata)]
+Environment = Annotated[dict[_EnvName, _EnvValue], Field(max_length=1024), AfterValidator(_small_environment)]
+
+#: Seconds; how long a sandbox may live at most is decided by the service.
+Seconds = Annotated[int, Field(ge=0, le=2**31 - 1)]

@@ -1,0 +1,106 @@
+"""Bodies that clients send about sandboxes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from cube.api.schemas.base import RequestBody
+from cube.api.schemas.limits import Environment, Metadata, Seconds
+
+
+class AutoResume(RequestBody):
+    """Whether traffic wakes a paused sandbox."""
+
+    enabled: bool
+
+
+class Lifecycle(RequestBody):
+    """What ends or wakes a sandbox, as CubeSandbox's client sends it."""
+
+    on_timeout: Literal["kill", "pause"] = "kill"
+    auto_resume: bool = False
+
+
+class Network(RequestBody):
+    """What a sandbox may reach and who may reach it."""
+
+    allow_out: list[str] | None = None
+    deny_out: list[str] | None = None
+    dns_servers: list[str] | None = None
+    egress_proxy: dict[str, Any] | None = None
+    rules: dict[str, Any] | list[Any] | None = None
+    allow_public_traffic: bool | None = None
+    mask_request_host: str | None = None
+    https_ports: list[int] | None = None
+
+
+class NewSandbox(RequestBody):
+    """A sandbox to create."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"templateID": "base", "timeout": 300},
+                {
+                    "templateID": "code-interpreter-v1",
+                    "timeout": 60,
+                    "autoPause": True,
+                    "autoResume": {"enabled": True},
+                    "metadata": {"user": "alice"},
+                    "envVars": {"LANG": "C.UTF-8"},
+                },
+            ]
+        }
+    )
+
+    template_id: Annotated[str, Field(max_length=400, description="Id or name of a template: `base`, `team/base:v2`.")]
+    timeout: Annotated[Seconds | None, Field(description="Seconds until it is ended or paused.")] = None
+    auto_pause: Annotated[bool, Field(description="Pause instead of ending when the time is up.")] = False
+    auto_pause_memory: Annotated[bool, Field(description="Whether an automatic pause keeps memory.")] = True
+    auto_resume: AutoResume | None = None
+    lifecycle: Lifecycle | None = None
+    secure: Annotated[bool, Field(description="Accepted and ignored: every sandbox is secured by a token.")] = True
+    allow_internet_access: Annotated[bool, Field(alias="allow_internet_access")] = True
+    network: Network | None = None
+    metadata: Metadata | None = None
+    env_vars: Environment | None = None
+    envs: Annotated[Environment | None, Field(description="Another name of `envVars`.")] = None
+    mcp: Annotated[dict[str, Any] | None, Field(description="Accepted: the client starts the gateway itself.")] = None
+    iam: dict[str, Any] | None = None
+    volume_mounts: list[dict[str, Any]] | None = None
+
+
+class SetTimeout(RequestBody):
+    """A new timeout."""
+
+    timeout: Annotated[Seconds, Field(description="Seconds from now; 0 means that the time is up.", examples=[300])]
+
+
+class Refresh(RequestBody):
+    """A sandbox to keep."""
+
+    duration: Annotated[int, Field(ge=0, le=3600, description="Seconds from now that it lives at least.")] = 15
+
+
+class Connect(RequestBody):
+    """A sandbox to use."""
+
+    timeout: Annotated[Seconds | None, Field(description="Seconds from now that it lives at least.")] = None
+    memory: Annotated[bool, Field(description="`false` boots a paused sandbox from its disk.")] = True
+
+
+class Resume(RequestBody):
+    """A paused sandbox to let go on."""
+
+    timeout: Annotated[Seconds | None, Field(description="Seconds from now until its time is up.")] = None
+    auto_pause: Annotated[bool | None, Field(description="Pause (or end) it when the time is up.")] = None
+    memory: Annotated[bool, Field(description="`false` boots it from its disk.")] = True
+
+
+class Pause(RequestBody):
+    """A sandbox to freeze."""
+
+    memory: Annotated[bool, Field(description="`false` keeps only the files.")] = True
+    require_healthy_guest: Annotated[bool, Field(description="Accepted: a pause needs no help from inside.")] = False

@@ -1,0 +1,133 @@
+"""A node without a machine: it keeps the contract of ``NodeAgent`` and does what a test tells it.
+
+The decisions of the master are under test with it, never isolation: that is tested against real sandboxes elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from cube.cubelet.runtime.base import Capabilities
+from cube.model.errors import SandboxNotFound
+from cube.model.resources import Resources, ResourceUsage
+from cube.model.sandbox import SandboxSpec
+from cube.model.template import ImageConfig, Template
+
+BASE = Template(
+    template_id="tpl-base",
+    names=("base",),
+    image="image.erofs",
+    image_bytes=4096,
+    fingerprint="sha256:0",
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    config=ImageConfig(env={"LANG": "C.UTF-8"}, user="user", workdir="/home/user", sudo_users=("user",)),
+    resources=Resources(cpu_count=1, memory_mb=256),
+)
+INTERPRETER = Template(
+    template_id="tpl-code",
+    names=("code-interpreter-v1", "team/code:v2"),
+    image="image.erofs",
+    image_bytes=8192,
+    fingerprint="sha256:1",
+    created_at=datetime(2026, 2, 1, tzinfo=UTC),
+    code_interpreter=True,
+)
+
+
+class FakeNode:
+    """Sandboxes are entries of a dictionary: ``alive[id]`` is whether it is paused."""
+
+    def __init__(self) -> None:
+        self.runtime = "fake"
+        self.capabilities = Capabilities(
+            isolation="none", pause=True, pause_frees_memory=False, filesystem_snapshot=False, memory_snapshot=False
+        )
+        self.alive: dict[str, bool] = {}
+        self.specs: dict[str, SandboxSpec] = {}
+        #: Every call as (method, sandbox id), in order.
+        self.calls: list[tuple[str, str]] = []
+        #: Failures to raise, per method, first one first.
+        self.failures: dict[str, list[Exception]] = {}
+        #: A method waits at its gate, when it has one, before it takes effect.
+        self.gates: dict[str, asyncio.Event] = {}
+        self.cpu_seconds = 0.0
+        self.template_list: list[Template] = [BASE, INTERPRETER]
+        self._death: list[Callable[[str], None]] = []
+        self._called = asyncio.Condition()
+
+    async def create(self, spec: SandboxSpec) -> None:
+        await self._enter("create", spec.sandbox_id)
+        self.alive[spec.sandbox_id] = False
+        self.specs[spec.sandbox_id] = spec
+
+    async def destroy(self, sandbox_id: str) -> None:
+        await self._enter("destroy", sandbox_id)
+        self.alive.pop(sandbox_id, None)
+
+    async def pause(self, sandbox_id: str) -> None:
+        await self._enter("pause", sandbox_id)
+        self._require(sandbox_id)
+        self.alive[sandbox_id] = True
+
+    async def resume(self, sandbox_id: str) -> None:
+        await self._enter("resume", sandbox_id)
+        self._require(sandbox_id)
+        self.alive[sandbox_id] = False
+
+    async def stats(self, sandbox_id: str) -> ResourceUsage:
+        await self._enter("stats", sandbox_id)
+        self._require(sandbox_id)
+        return ResourceUsage(self.cpu_seconds, memory_bytes=1 << 20, memory_cache_bytes=0, disk_bytes=4096, pids=1)
+
+    async def recover(self, specs: Sequence[tuple[SandboxSpec, bool]]) -> set[str]:
+        wanted = {spec.sandbox_id: (spec, paused) for spec, paused in specs}
+        self.alive = {key: wanted[key][1] for key in self.alive if key in wanted}
+        self.specs = {key: wanted[key][0] for key in self.alive}
+        return set(self.alive)
+
+    def on_death(self, callback: Callable[[str], None]) -> None:
+        self._death.append(callback)
+
+    def templates(self) -> Sequence[Template]:
+        return self.template_list
+
+    # -- for tests -----------------------------------------------------------------------------------------------
+
+    def close_gate(self, method: str) -> asyncio.Event:
+        """Make calls of a method wait until the returned event is set."""
+        return self.gates.setdefault(method, asyncio.Event())
+
+    def fail(self, method: str, *errors: Exception) -> None:
+        """Let the next calls of a method fail."""
+        self.failures.setdefault(method, []).extend(errors)
+
+    def die(self, sandbox_id: str) -> None:
+        """End a sandbox from inside."""
+        del self.alive[sandbox_id]
+        for callback in self._death:
+            callback(sandbox_id)
+
+    async def called(self, method: str, times: int = 1) -> str:
+        """Wait until a method has been called that often; the sandbox id of that call."""
+        async with self._called:
+            await self._called.wait_for(lambda: len(self.calls_of(method)) >= times)
+        return self.calls_of(method)[times - 1]
+
+    def calls_of(self, method: str) -> list[str]:
+        """Sandbox ids of the calls of a method."""
+        return [sandbox_id for name, sandbox_id in self.calls if name == method]
+
+    async def _enter(self, method: str, sandbox_id: str) -> None:
+        self.calls.append((method, sandbox_id))
+        async with self._called:
+            self._called.notify_all()
+        if method in self.gates:
+            await self.gates[method].wait()
+        if self.failures.get(method):
+            raise self.failures[method].pop(0)
+
+    def _require(self, sandbox_id: str) -> None:
+        if sandbox_id not in self.alive:
+            raise SandboxNotFound(sandbox_id)
