@@ -1,0 +1,213 @@
+"""Processes of a sandbox, as the host holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from signal import NSIG, SIGKILL
+
+from cube.cubelet.runtime.container.control import REQUEST_SECONDS, ControlConnection, RequestFailed
+from cube.cubelet.runtime.container.failures import error_of
+from cube.cubelet.runtime.container.text import encode
+from cube.cubelet.runtime.container.wire import Failure, Kind, Message, Reader, WireError, Writer
+from cube.envd.guest import ExitStatus, SpawnRequest
+from cube.model.errors import CubeError, InvalidInput, NotFound, SandboxNotRunning, Unavailable
+
+_STDIN = 1
+_TERMINAL = 2
+_MAX_TERMINAL = 0xFFFF
+
+
+class ContainerProcess:
+    """A process that was started by :func:`spawn`; implements ``GuestProcess``. The descriptors are the caller's."""
+
+    def __init__(self, connection: ControlConnection, pid: int) -> None:
+        self.pid = pid
+        self.stdin: int | None = None
+        self.stdout: int | None = None
+        self.stderr: int | None = None
+        self.terminal: int | None = None
+        self._connection = connection
+        self._ended = asyncio.Event()
+        self._status: ExitStatus | None = None
+
+    async def wait(self) -> ExitStatus:
+        await self._ended.wait()
+        if self._status is None:
+            raise self._connection.not_running()
+        return self._status
+
+    async def signal(self, number: int) -> None:
+        if self._status is not None:
+            raise NotFound(f"process {self.pid} has ended")
+        if not 0 < number < NSIG:
+            raise InvalidInput(f"there is no signal {number}", field="signal")
+        try:
+            answer = await self._connection.request(Kind.SIGNAL, signal_body(self.pid, number))
+        except RequestFailed as error:
+            raise error_of(error.failure, user="", path=f"process {self.pid}") from None
+        answer.close()
+
+    def end(self, status: ExitStatus | None) -> None:
+        """It has ended; ``None`` when nobody will ever know how."""
+        self._status = status
+        self._ended.set()
+
+
+class _Start:
+    """Receives everything about one process, from ``SPAWNED`` to ``EXITED``."""
+
+    def __init__(self, connection: ControlConnection, request: SpawnRequest) -> None:
+        self.started: asyncio.Future[ContainerProcess] = asyncio.get_running_loop().create_future()
+        self._connection = connection
+        self._request = request
+        self._process: ContainerProcess | None = None
+        self._abandoned = False
+
+    def receive(self, message: Message) -> None:
+        if message.kind == Kind.EXITED and self._process is not None:
+            self._exited(message, self._process)
+        elif self._process is not None:
+            raise WireError(f"a second answer of kind {message.kind:#x} to one SPAWN")
+        elif message.kind == Kind.ERROR:
+            self._failed(message)
+        else:
+            self._spawned(message)
+
+    def lost(self) -> None:
+        if not self.started.done():
+            self.started.set_exception(self._connection.not_running())
+        if self._process is not None:
+            self._process.end(None)
+
+    def abandon(self) -> None:
+        """Nobody wants the process any more: end it, now or as soon as it has started."""
+        self._abandoned = True
+        if not self.started.cancel() and not self.started.cancelled():
+            self.started.exception()  # looked at, so that nobody complains about it
+        if self._process is not None:
+            for fd in (self._process.stdin, self._process.stdout, self._process.stderr, self._process.terminal):
+                if fd is not None:
+                    os.close(fd)
+            self._kill(self._process)
+
+    def _spawned(self, message: Message) -> None:
+        if message.kind != Kind.SPAWNED:
+            raise WireError(f"an answer of kind {message.kind:#x} to SPAWN")
+        process = ContainerProcess(self._connection, _body_pid(message))
+        _check_descriptors(message, self._request)
+        self._process = process
+        if self._abandoned:
+            message.close()
+            self._kill(process)
+            return
+        _adopt_descriptors(process, message, self._request)
+        self.started.set_result(process)
+
+    def _exited(self, message: Message, process: ContainerProcess) -> None:
+        reader = Reader(message.body)
+        pid, status = reader.u32(), reader.i32()
+        reader.end()
+        if pid != process.pid:
+            raise WireError("EXITED names another process than SPAWNED")
+        process.end(_exit_status(status))
+        self._connection.remove(message.id)
+
+    def _failed(self, message: Message) -> None:
+        failure = Failure.decode(message.body)
+        self._connection.remove(message.id)
+        if not self.started.done():
+            self.started.set_exception(self._error(failure))
+
+    def _error(self, failure: Failure) -> CubeError:
+        request = self._request
+        return error_of(failure, user=request.user, path=request.argv[0], cwd=request.cwd)
+
+    def _kill(self, process: ContainerProcess) -> None:
+        # Its answer has nobody to wait for it: number 0 is never given to a request.
+        try:
+            self._connection.send(Kind.SIGNAL, 0, signal_body(process.pid, SIGKILL))
+        except (SandboxNotRunning, Unavailable):
+            return
+
+
+async def spawn(connection: ControlConnection, request: SpawnRequest) -> ContainerProcess:
+    """Start a process; see ``Guest.spawn`` for what is raised. When cancelled, the process is killed."""
+    body = _spawn_body(request)
+    start = _Start(connection, request)
+    request_id = connection.add(start)
+    try:
+        connection.send(Kind.SPAWN, request_id, body)
+        async with asyncio.timeout(REQUEST_SECONDS):
+            return await start.started
+    except TimeoutError:
+        start.abandon()
+        raise Unavailable(f"sandbox {connection.sandbox_id!r} did not start the process in time; try again") from None
+    except CubeError:
+        connection.remove(request_id)
+        raise
+    except asyncio.CancelledError:
+        start.abandon()
+        raise
+
+
+def _spawn_body(request: SpawnRequest) -> bytes:
+    size = request.terminal
+    if not request.argv:
+        raise InvalidInput("a process needs a program to execute")
+    if size is not None and not (0 <= size.cols <= _MAX_TERMINAL and 0 <= size.rows <= _MAX_TERMINAL):
+        raise InvalidInput(f"a terminal has from 0 to {_MAX_TERMINAL} columns and rows", field="size")
+    flags = (_STDIN if request.stdin else 0) | (_TERMINAL if size is not None else 0)
+    writer = Writer().u32(flags).u32(size.cols if size else 0).u32(size.rows if size else 0)
+    writer.data(encode(request.user, "user")).data(encode(request.cwd, "cwd"))
+    _put_all(writer, [encode(argument, "args") for argument in request.argv])
+    _put_all(writer, [encode(f"{name}={value}", "envs") for name, value in request.env.items()])
+    return writer.finish()
+
+
+def _put_all(writer: Writer, values: list[bytes]) -> None:
+    writer.u32(len(values))
+    for value in values:
+        writer.data(value)
+
+
+def signal_body(pid: int, number: int) -> bytes:
+    return Writer().u32(pid).u32(number).finish()
+
+
+def _body_pid(message: Message) -> int:
+    reader = Reader(message.body)
+    pid = reader.u32()
+    reader.end()
+    return pid
+
+
+def _check_descriptors(message: Message, request: SpawnRequest) -> None:
+    """Pipes and a terminal can be waited for; anything else could make a read block, or end up elsewhere."""
+    expected = 1 if request.terminal else 3 if request.stdin else 2
+    if len(message.fds) != expected:
+        raise WireError(f"SPAWNED came with {len(message.fds)} descriptors instead of {expected}")
+    for fd in message.fds:
+        mode = os.fstat(fd).st_mode
+        fits = stat.S_ISCHR(mode) and os.isatty(fd) if request.terminal else stat.S_ISFIFO(mode)
+        if not fits:
+            raise WireError("SPAWNED came with a descriptor that is not a pipe or terminal")
+
+
+def _adopt_descriptors(process: ContainerProcess, message: Message, request: SpawnRequest) -> None:
+    fds = message.take_fds(len(message.fds))
+    if request.terminal:
+        (process.terminal,) = fds
+        return
+    if request.stdin:
+        process.stdin = fds.pop(0)
+    process.stdout, process.stderr = fds
+
+
+def _exit_status(status: int) -> ExitStatus:
+    if os.WIFEXITED(status):
+        return ExitStatus(os.WEXITSTATUS(status))
+    if os.WIFSIGNALED(status):
+        return ExitStatus(None, os.WTERMSIG(status))
+    raise WireError(f"wait status {status:#x} is not that of a process that has ended")
