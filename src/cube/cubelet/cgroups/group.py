@@ -31,6 +31,7 @@ class CgroupUsage:
     cpu_seconds: float
     memory_bytes: int
     memory_cache_bytes: int
+    #: Processes and threads, also those that have ended but were not waited for.
     pids: int
 
 
