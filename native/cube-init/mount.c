@@ -74,6 +74,15 @@ static int configure(struct sandbox *sandbox, int context, const char *key, cons
     return 0;
 }
 
+/* A file system to configure, with its own name as the source that mount(8) and df(1) show. */
+static int open_context(struct sandbox *sandbox, const char *fstype)
+{
+    int context = k_fsopen(fstype, K_FSOPEN_CLOEXEC);
+    if (context < 0)
+        return step_failed(sandbox, "fsopen");
+    return configure(sandbox, context, "source", fstype) < 0 ? -1 : context;
+}
+
 /* A detached mount of a configured file system. */
 static int create(struct sandbox *sandbox, int context, unsigned attributes)
 {
@@ -102,11 +111,11 @@ int step_overlay(struct sandbox *sandbox, const union field *f)
 {
     if (need_host(sandbox) < 0 || sandbox->staging == NULL)
         return errno = EINVAL, -1;
-    int context = k_fsopen("overlay", K_FSOPEN_CLOEXEC);
+    int context = open_context(sandbox, "overlay");
     if (context < 0)
-        return step_failed(sandbox, "fsopen");
+        return -1;
     const char *directories[][2] = {
-        {"source", "overlay"}, {"lowerdir", f[0].string}, {"upperdir", f[1].string}, {"workdir", f[2].string}};
+        {"lowerdir", f[0].string}, {"upperdir", f[1].string}, {"workdir", f[2].string}};
     for (size_t i = 0; i < sizeof directories / sizeof *directories; i++)
         if (*directories[i][1] && configure(sandbox, context, directories[i][0], directories[i][1]) < 0)
             return -1;
@@ -121,9 +130,9 @@ int step_overlay(struct sandbox *sandbox, const union field *f)
 
 int step_mount(struct sandbox *sandbox, const union field *f)
 {
-    int context = k_fsopen(f[0].string, K_FSOPEN_CLOEXEC);
+    int context = open_context(sandbox, f[0].string);
     if (context < 0)
-        return step_failed(sandbox, "fsopen");
+        return -1;
     char *const *pairs = &sandbox->plan->strings[f[3].span.first];
     for (uint32_t i = 0; i < f[3].span.count; i++)
         if (configure(sandbox, context, pairs[2 * i], pairs[2 * i + 1]) < 0)
@@ -160,9 +169,9 @@ int step_bind(struct sandbox *sandbox, const union field *f)
 /* An empty directory that nothing can be put into. */
 static int empty_directory(struct sandbox *sandbox)
 {
-    int context = k_fsopen("tmpfs", K_FSOPEN_CLOEXEC);
+    int context = open_context(sandbox, "tmpfs");
     if (context < 0)
-        return step_failed(sandbox, "fsopen");
+        return -1;
     if (configure(sandbox, context, "size", "0") < 0 || configure(sandbox, context, "mode", "0555") < 0)
         return -1;
     return create(

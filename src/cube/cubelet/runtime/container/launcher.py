@@ -51,6 +51,11 @@ class Launcher:
         self._channel: _Channel | None = None
         self._starting = asyncio.Lock()
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the launcher, ``None`` when there is none."""
+        return None if self._process is None else self._process.pid
+
     async def start(self, binary: Path) -> None:
         """Start the launcher process; raises ``HostError`` when ``binary`` cannot be executed."""
         try:
