@@ -26,6 +26,7 @@ _BACKLOG = 4096
 def prepare_directory(directory: Path, uid: int) -> None:
     """Make the shared directory, or correct its modes. Raises ``HostError`` when the proxy could not get to it."""
     directory.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    directory.parent.chmod(directory.parent.stat().st_mode | 0o011)
     _make(directory, 0o750, 0, uid)
     _make(directory / "routes", 0o2750, 0, uid)
     _make(directory / "admin", 0o700, uid, uid)
@@ -41,8 +42,8 @@ def _make(directory: Path, mode: int, uid: int, gid: int) -> None:
 
 
 def closed_parent(path: Path, uid: int) -> Path | None:
-    """The outermost directory above ``path`` that a user with this user and group id may not enter."""
-    for parent in reversed(path.absolute().parents):
+    """The outermost directory on the way to ``path`` that a user with this user and group id may not enter."""
+    for parent in reversed(path.resolve().parents):
         if not _enterable(parent.stat(), uid):
             return parent
     return None
