@@ -1,7 +1,7 @@
 """A guest that runs things directly on this host, in a temporary directory: for tests of envd only.
 
-Its root user is who runs the tests, and its home directory is ``root``. ``user`` is an alias, so that tests can name it.
-Paths are real host paths; nothing is isolated.
+All its users are the one who runs the tests, and share one home directory. Paths are real paths of the host; nothing
+is isolated.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class LocalGuest:
     async def spawn(self, request: SpawnRequest) -> LocalProcess:
         cwd = self._path(request.cwd, request.user)
         if not cwd.is_dir():
-            raise InvalidInput(f"{cwd} is not a directory", field="cwd")
+            raise InvalidInput(f"cwd '{request.cwd}' does not exist", field="cwd")
         with _translated():
             process = self._popen(request, cwd)
         self.processes.append(process)

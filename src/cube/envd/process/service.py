@@ -21,7 +21,7 @@ from cube.envd.process.processes import ProcessTable, table_of
 from cube.envd.proto.process import process_pb as pb
 from cube.envd.proto.process.process_connect import Process
 from cube.envd.sandboxes import EnvdSandbox
-from cube.model.errors import InvalidInput, Unauthenticated
+from cube.model.errors import InvalidInput, NotFound, Unauthenticated
 
 _Response = TypeVar("_Response", pb.StartResponse, pb.ConnectResponse)
 
@@ -149,10 +149,9 @@ async def _start(request: pb.StartRequest, call: Call) -> ManagedProcess:
         guest = await call.sandbox.guest.spawn(_spawn_request(spec, call.sandbox, call.user))
     except Unauthenticated as error:
         raise UnknownUser(call.user) from error
-    except InvalidInput as error:
-        if error.field == "cwd":
-            raise InvalidInput(f"cwd '{spec.cwd or call.sandbox.default_workdir}' does not exist") from error
-        raise
+    except NotFound as error:
+        # A program that is missing is a bad request; "not found" is for processes.
+        raise InvalidInput(f"error starting process '{spec.cmd}': {error.message}", field="process.cmd") from error
     return table.add(spec, guest, call.deadline)
 
 
