@@ -17,9 +17,6 @@ from cube.settings import Settings
 
 _numbers = count()
 
-#: Starts a program inside of a cgroup, in the manner of cube-init: the child itself joins, then executes.
-Start = Callable[..., subprocess.Popen[bytes]]
-
 
 def without_new_interface() -> CgroupHost:
     """This machine, had it the old interface alone."""
@@ -62,7 +59,8 @@ def group(manager: CgroupManager) -> Cgroup:
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start() -> Iterator[Callable[[Cgroup, str], subprocess.Popen[bytes]]]:
+    """Starts Python code inside of a cgroup, in the manner of cube-init: the child itself joins, then executes."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(group: Cgroup, code: str) -> subprocess.Popen[bytes]:

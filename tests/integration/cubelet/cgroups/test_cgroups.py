@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Start
 
 from cube.cubelet.cgroups import Cgroup, CgroupHost, CgroupManager
 from cube.cubelet.cgroups.events import poll_until
@@ -20,6 +19,9 @@ from cube.model.resources import Resources
 from cube.settings import Settings
 
 pytestmark = pytest.mark.root
+
+#: Starts Python code inside of a cgroup; a fixture.
+Start = Callable[[Cgroup, str], subprocess.Popen[bytes]]
 
 ALLOCATE = "b = bytearray({mib} << 20); print('all of it')"
 #: Writes to every page, says so, and stays.

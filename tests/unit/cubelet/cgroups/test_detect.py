@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hosts
 import pytest
 
 from cube.cubelet.cgroups.detect import CgroupHost, describe, parse_mountinfo
+from support import cgroup_hosts as hosts
 
 V2_CONTROLLERS = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"]
 
