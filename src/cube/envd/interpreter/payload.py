@@ -37,6 +37,7 @@ class Modules:
         name = module.__name__
         exec(compile(self.sources[name], "<" + name + ">", "exec", dont_inherit=True), module.__dict__)
 payload = take(int(sys.argv.pop()))
+sys.modules["__main__"].sources = payload["sources"]
 sys.meta_path.insert(0, Modules(payload["sources"]))
 __import__("cube_kernel." + payload["main"], fromlist=["main"]).main()
 """
@@ -55,7 +56,13 @@ def command(program: bytes) -> tuple[str, ...]:
 
 @cache
 def _sources() -> dict[str, str]:
+    """Texts by name: modules by their full name in the sandbox, other files by their own."""
     files = resources.files("cube.envd.interpreter.kernels").iterdir()
-    sources = {f"{PACKAGE}.{file.name[:-3]}": file.read_text() for file in files if file.name.endswith(".py")}
-    sources[PACKAGE] = sources.pop(f"{PACKAGE}.__init__")
-    return sources
+    texts = {file.name: file.read_text() for file in files if file.name.endswith((".py", ".js"))}
+    return {_name(file): text for file, text in texts.items()}
+
+
+def _name(file: str) -> str:
+    if not file.endswith(".py"):
+        return file
+    return PACKAGE if file == "__init__.py" else f"{PACKAGE}.{file[:-3]}"

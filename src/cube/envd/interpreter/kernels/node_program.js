@@ -1,0 +1,169 @@
+// The program that node runs for a JavaScript context, under node_host.py. Requests and answers are lines of JSON on the
+// two descriptors that it is given.
+//
+// Cells are evaluated through V8's own inspector in REPL mode: it knows top-level await, lets a cell declare a name
+// again, and yields the value of the last expression. Node's vm module wraps the call because it can break an endless
+// loop on SIGINT.
+"use strict";
+
+const fs = require("fs");
+const inspector = require("inspector");
+const net = require("net");
+const nodeModule = require("module");
+const readline = require("readline");
+const util = require("util");
+const vm = require("vm");
+
+const [requestsFd, answersFd] = process.argv.slice(1).map(Number);
+const cell = {};
+const session = new inspector.Session();
+session.connect();
+
+const answer = (value) => {
+  let rest = Buffer.from(JSON.stringify(value) + "\n");
+  while (rest.length) rest = rest.subarray(fs.writeSync(answersFd, rest));
+};
+
+const importer = (name) => import(name);
+Object.defineProperty(globalThis, Symbol.for("cube.cell"), { value: cell });
+Object.defineProperty(globalThis, "__cube_import", { value: importer });
+globalThis.require = nodeModule.createRequire(process.cwd() + "/");
+globalThis.module = { exports: {} };
+
+// Static imports become dynamic ones, which a cell may contain; dynamic ones go through a function that node lets import.
+const IMPORT = /^[ \t]*import\s+(?:([\w$]+)\s*(?:,\s*)?)?(?:\*\s*as\s+([\w$]+)|\{([^}]*)\})?\s*(?:from\s*)?(["'][^"'\n]+["'])[ \t]*;?/gm;
+
+function withImports(code) {
+  const single = code.replace(IMPORT, (line, main, whole, names, source) => {
+    const parts = [];
+    if (main) parts.push(`default: ${main}`);
+    if (names) parts.push(...names.split(",").map((name) => name.trim().replace(/\s+as\s+/, ": ")).filter(Boolean));
+    const load = `await __cube_import(${source})`;
+    const bindings = parts.length ? `const {${parts.join(", ")}} = ${load};` : `${load};`;
+    return whole ? `const ${whole} = ${load};` + (main ? bindings : "") : bindings;
+  });
+  return single.replace(/(?<![\w$.])import\s*\(/g, "__cube_import(");
+}
+
+function withoutTypes(code) {
+  if (!nodeModule.stripTypeScriptTypes) {
+    throw new Error(`TypeScript needs Node 22.13 or newer in the image of the sandbox; this is ${process.version}.`);
+  }
+  return nodeModule.stripTypeScriptTypes(code, { mode: "transform" });
+}
+
+const post = (method, parameters) =>
+  new Promise((resolve, reject) => {
+    cell.go = () => session.post(method, parameters, (error, value) => (error ? reject(error) : resolve(value)));
+    vm.runInThisContext("globalThis[Symbol.for('cube.cell')].go()", { breakOnSigint: true });
+  });
+
+// The inspector speaks of values by reference; this gets the value itself.
+async function valueOf(remote) {
+  cell.value = undefined;
+  const { type, subtype, description, className, ...reference } = remote;
+  await post("Runtime.callFunctionOn", {
+    functionDeclaration: "function (value) { this[Symbol.for('cube.cell')].value = value; }",
+    objectId: cell.globalId,
+    arguments: [reference],
+  });
+  return cell.value;
+}
+
+async function evaluate(code) {
+  const outcome = await post("Runtime.evaluate", {
+    expression: code,
+    replMode: true,
+    awaitPromise: true,
+    objectGroup: "cell",
+  });
+  const value = await valueOf(outcome.exceptionDetails ? outcome.exceptionDetails.exception : outcome.result);
+  if (outcome.exceptionDetails) throw value;
+  return value;
+}
+
+// Waits for asynchronous code, unless SIGINT comes first.
+function interruptible(promise) {
+  return new Promise((resolve, reject) => {
+    const interrupted = () => reject(Object.assign(new Error("The cell was interrupted"), { name: "KeyboardInterrupt" }));
+    process.once("SIGINT", interrupted);
+    promise.then(resolve, reject).finally(() => process.removeListener("SIGINT", interrupted));
+  });
+}
+
+function report(error) {
+  if (error && error.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED") {
+    return { name: "KeyboardInterrupt", value: "The cell was interrupted", traceback: "KeyboardInterrupt" };
+  }
+  if (!(error instanceof Error)) {
+    const text = util.inspect(error);
+    return { name: "Error", value: text, traceback: `Uncaught ${text}` };
+  }
+  const stack = String(error.stack).split("\n");
+  const ours = stack.findIndex((line) => line.includes("node:inspector"));
+  return {
+    name: String(error.name),
+    value: String(error.message),
+    traceback: (ours < 0 ? stack : stack.slice(0, ours)).join("\n"),
+  };
+}
+
+function jsonOf(value) {
+  if (typeof value !== "object" || value === null || util.types.isProxy(value)) return undefined;
+  const plain = Array.isArray(value) || [Object.prototype, null].includes(Object.getPrototypeOf(value));
+  try {
+    return plain ? JSON.parse(JSON.stringify(value)) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function show(value, main) {
+  const data = { "text/plain": util.inspect(value) };
+  const json = jsonOf(value);
+  if (json !== undefined) data["application/json"] = json;
+  answer({ type: "result", main, data });
+}
+
+globalThis.display = (value) => show(value, false);
+
+async function withEnvironment(variables, body) {
+  const former = Object.fromEntries(Object.keys(variables).map((name) => [name, process.env[name]]));
+  Object.assign(process.env, variables);
+  try {
+    return await body();
+  } finally {
+    for (const [name, value] of Object.entries(former)) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  }
+}
+
+async function run(request) {
+  try {
+    const code = withImports(request.typescript ? withoutTypes(request.code) : request.code);
+    const value = await withEnvironment(request.env, () => interruptible(evaluate(code)));
+    if (value !== undefined) show(value, true);
+  } catch (error) {
+    answer({ type: "error", ...report(error) });
+  }
+  session.post("Runtime.releaseObjectGroup", { objectGroup: "cell" });
+  answer({ type: "done" });
+}
+
+async function main() {
+  process.on("SIGINT", () => {});
+  for (const event of ["uncaughtException", "unhandledRejection"]) {
+    process.on(event, (error) => console.error(report(error).traceback));
+  }
+  const outcome = await post("Runtime.evaluate", { expression: "globalThis" });
+  cell.globalId = outcome.result.objectId;
+  const requests = new net.Socket({ fd: requestsFd, readable: true, writable: false });
+  for await (const line of readline.createInterface({ input: requests, crlfDelay: Infinity })) {
+    await run(JSON.parse(line));
+  }
+  process.exit(0);
+}
+
+main();
