@@ -68,17 +68,17 @@ def _bash() -> Child:
 
 def export(variables: dict[str, str]) -> str:
     """A script that sets variables and remembers what they were."""
-    lines = (
+    return "\n".join(
         f"__cube_was_{name}=${{{name}+x${name}}}; export {name}={shlex.quote(value)}"
         for name, value in variables.items()
     )
-    return "\n".join(lines)
 
 
 def restore(variables: dict[str, str]) -> str:
     """A script that undoes :func:`export`."""
     lines = (
-        f"if [[ -n $__cube_was_{name} ]]; then {name}=${{__cube_was_{name}#x}}; else unset {name}; fi; unset __cube_was_{name}"
+        f"if [[ -n $__cube_was_{name} ]]; then {name}=${{__cube_was_{name}#x}}; else unset {name}; fi\n"
+        f"unset __cube_was_{name}"
         for name in variables
     )
     return "\n".join(lines)

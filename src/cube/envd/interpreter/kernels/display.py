@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from IPython.core.displayhook import DisplayHook  # type: ignore[import-not-found]
@@ -11,6 +10,7 @@ from IPython.core.displaypub import DisplayPublisher  # type: ignore[import-not-
 from traitlets import Any as AnyTrait  # type: ignore[import-not-found]
 
 from .channel import MAX_LINE, Channel
+from .encoding import drop_biggest, to_json
 from .streams import Capture
 
 #: Room in a line for everything but the values.
@@ -38,57 +38,6 @@ class Results:
 def _result_line(encoded: dict[str, str], main: bool) -> bytes:
     data = ",".join(f"{json.dumps(mime)}:{text}" for mime, text in encoded.items())
     return f'{{"type":"result","main":{json.dumps(main)},"data":{{{data}}}}}'.encode()
-
-
-def drop_biggest(encoded: dict[str, str], limit: int) -> list[str]:
-    """Remove the longest values until the rest has at most ``limit`` characters; the keys that went."""
-    dropped = []
-    while encoded and sum(map(len, encoded.values())) > limit:
-        biggest = max(encoded, key=lambda mime: len(encoded[mime]))
-        del encoded[biggest]
-        dropped.append(biggest)
-    return dropped
-
-
-def to_json(value: Any) -> str | None:
-    """JSON of a value, ``None`` when it has none. What is no number in JSON (NaN, infinity) becomes null."""
-    try:
-        return json.dumps(value, allow_nan=False, default=_plain)
-    except ValueError:
-        return _finite_json(value)
-    except (TypeError, RecursionError):
-        return None
-
-
-def _finite_json(value: Any) -> str | None:
-    try:
-        return json.dumps(_finite(value), allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if value is None or isinstance(value, (str, int)):
-        return value
-    return _finite(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """JSON's view of values that libraries use in their data: numpy scalars and arrays, times, bytes."""
-    if isinstance(value, bytes):
-        import base64
-
-        return base64.b64encode(value).decode()
-    for method in ("isoformat", "tolist"):
-        if hasattr(value, method):
-            return getattr(value, method)()
-    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 class ResultHook(DisplayHook):  # type: ignore[misc]

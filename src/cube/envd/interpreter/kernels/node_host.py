@@ -1,7 +1,7 @@
 """The JavaScript and TypeScript kernel: one node that keeps its variables from cell to cell.
 
-The program that node runs is ``node_program.js``; it answers each cell with lines of JSON, which are results, an error or
-the end.
+The program that node runs is ``node_program.js``; it answers each cell with lines of JSON: results, an error, the
+end.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ globalThis.require = nodeModule.createRequire(process.cwd() + "/");
 globalThis.module = { exports: {} };
 
 // Static imports become dynamic ones, which a cell may contain; dynamic ones go through a function that node lets import.
-const IMPORT = /^[ \t]*import\s+(?:([\w$]+)\s*(?:,\s*)?)?(?:\*\s*as\s+([\w$]+)|\{([^}]*)\})?\s*(?:from\s*)?(["'][^"'\n]+["'])[ \t]*;?/gm;
+const IMPORT = /(?<=^|;)[ \t]*import\s+(?:([\w$]+)\s*(?:,\s*)?)?(?:\*\s*as\s+([\w$]+)|\{([^}]*)\})?\s*(?:from\s*)?(["'][^"'\n]+["'])[ \t]*;?/gm;
 
 function withImports(code) {
   const single = code.replace(IMPORT, (line, main, whole, names, source) => {
