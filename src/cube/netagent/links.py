@@ -108,7 +108,12 @@ class LinkPool:
             self._taken.discard(index)
 
     async def close(self, *, remove: bool) -> None:
-        """Stop. The links of running sandboxes stay, unless ``remove``: then no interface of this instance is left."""
+        """Stop. The links of running sandboxes stay, unless ``remove``: then no interface of this instance is left.
+
+        Closing again does nothing.
+        """
+        if self._closing:
+            return
         self._closing = True
         self._wake.set()
         if self._keeper is not None:
@@ -166,15 +171,27 @@ class LinkPool:
         lacking = bool(self._waiting) or len(self._ready) < self._target
         if self._released:
             await self._sort_out(self._released.popleft(), wanted=lacking)
-        elif lacking:
-            self._hand_out(await self._make())
+        elif lacking and len(self._taken) < self._plan.capacity:
+            await self._make_one()
         elif self._doomed:
-            link = self._doomed.popleft()
-            await self._run(self._factory.drop, link)
-            self._taken.discard(link.index)
+            await self._drop(self._doomed.popleft())
+        elif self._waiting:
+            raise self._all_in_use()
         else:
             return False
         return True
+
+    async def _make_one(self) -> None:
+        try:
+            self._hand_out(await self._make())
+        except CubeError:
+            while self._doomed:  # perhaps it is for want of what these hold
+                await self._drop(self._doomed.popleft())
+            raise
+
+    async def _drop(self, link: Link) -> None:
+        await self._run(self._factory.drop, link)
+        self._taken.discard(link.index)
 
     async def _sort_out(self, link: Link, *, wanted: bool) -> None:
         """Use a released link again when it is wanted and as good as new."""
@@ -209,7 +226,7 @@ class LinkPool:
             except OSError as error:
                 self._taken.discard(index)
                 raise HostError(f"cannot make the link {self._plan.interface(index)}: {error.strerror}") from error
-        raise LimitExceeded(f"every address of {self._plan.network} is in use")
+        raise self._all_in_use()
 
     def _take_index(self) -> int:
         for _ in range(self._plan.capacity):
@@ -217,7 +234,10 @@ class LinkPool:
             if index not in self._taken:
                 self._taken.add(index)
                 return index
-        raise LimitExceeded(f"every address of {self._plan.network} is in use")
+        raise self._all_in_use()
+
+    def _all_in_use(self) -> LimitExceeded:
+        return LimitExceeded(f"every address of {self._plan.network} is in use: end sandboxes or try again later")
 
     async def _run(self, job: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
