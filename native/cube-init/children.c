@@ -1,8 +1,10 @@
 #include "children.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,6 +39,42 @@ void child_begin(unsigned seconds)
     sigprocmask(SIG_SETMASK, &none, NULL);
     umask(022);
     alarm(seconds);
+}
+
+char **get_strings(struct reader *body, size_t spare, size_t *count)
+{
+    *count = get_count(body, sizeof(uint32_t));
+    char **list = calloc(*count + spare + 1, sizeof *list);
+    for (size_t i = 0; list != NULL && i < *count; i++)
+        list[i] = get_string(body);
+    return list;
+}
+
+/* Process 1 may be spared by the OOM killer; what it starts is not. /proc/self belongs to the host's root as long as
+ * the process is not dumpable, hence the moment of being so: nothing is open then but stdio and the report. */
+static void reset_oom_score(void)
+{
+    char score[8] = "";
+    int fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, score, sizeof score);
+    close(fd);
+    if (n <= 0 || score[0] == '0')
+        return;
+    prctl(PR_SET_DUMPABLE, 1);
+    fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0)
+        (void)!write(fd, "0", 1); /* without it the process is only spared longer */
+    close(fd);
+    prctl(PR_SET_DUMPABLE, 0);
+}
+
+int execute(const char *program, char **argv, char **env)
+{
+    reset_oom_score();
+    environ = env;
+    alarm(0);
+    execvp(program, argv);
+    return errno;
 }
 
 int answer(struct job *job, struct writer *writer, const int *fds, size_t n_fds)

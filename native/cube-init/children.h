@@ -28,8 +28,8 @@ _Noreturn void spawn_child(struct message *request, int report);
 /* Carry out one request about files or users and answer it on `control`. */
 _Noreturn void worker_child(struct message *request, int control);
 
-/* Serve one connection of the sudo client; `peer` is the user that the kernel says is behind it. */
-_Noreturn void sudo_child(int client, uint32_t peer);
+/* Serve one connection of the sudo client, who may do what it asks for. */
+_Noreturn void sudo_child(int client);
 
 #define DEFAULT_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 enum { DEFAULT_VARIABLES = 5 }; /* that and HOME, USER, LOGNAME, SHELL */
@@ -39,6 +39,13 @@ void close_others(int keep, int keep_too);
 
 /* Signals, alarm and umask as a program expects them to begin with; `seconds` until SIGALRM ends the child. */
 void child_begin(unsigned seconds);
+
+/* A list of strings with a NULL at its end, and before that room for `spare` more. NULL without memory. */
+char **get_strings(struct reader *body, size_t spare, size_t *count);
+
+/* Execute a program, looked up in the PATH of `env`. Returns an errno. Nothing that the program must not have may be
+ * open but for descriptors that exec closes. */
+int execute(const char *program, char **argv, char **env);
 
 /* One request about a path, as the handlers in files.c, remove.c, list.c and watch.c see it. The user has been become. */
 struct job {

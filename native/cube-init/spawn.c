@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -25,16 +24,6 @@ struct spawn {
 };
 
 static struct user user;
-
-/* At the end of `list` stays room for `spare` more and the NULL. */
-static char **get_list(struct reader *body, size_t spare, size_t *count)
-{
-    *count = get_count(body, sizeof(uint32_t));
-    char **list = calloc(*count + spare + 1, sizeof *list);
-    for (size_t i = 0; list != NULL && i < *count; i++)
-        list[i] = get_string(body);
-    return list;
-}
 
 static bool has(char **env, size_t n, const char *assignment)
 {
@@ -68,8 +57,8 @@ static int parse(struct spawn *s, struct reader *body)
     s->size.ws_row = (unsigned short)get_u32(body);
     s->user = get_bytes(body);
     s->cwd = get_bytes(body);
-    s->argv = get_list(body, 0, &argc);
-    s->env = get_list(body, DEFAULT_VARIABLES, &n_env);
+    s->argv = get_strings(body, 0, &argc);
+    s->env = get_strings(body, DEFAULT_VARIABLES, &n_env);
     if (s->argv == NULL || s->env == NULL)
         return ENOMEM;
     if (!get_end(body) || argc == 0)
@@ -159,24 +148,6 @@ static void report(const struct spawn *s, int error, enum stage stage)
         report(s, errno, STAGE_RESOURCES);
 }
 
-/* Process 1 may be spared by the OOM killer; what it starts is not. /proc/self belongs to the host's root as long as
- * the process is not dumpable, hence the moment of being so: nothing is open then but stdio and the report. */
-static void reset_oom_score(void)
-{
-    char score[8] = "";
-    int fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, score, sizeof score);
-    close(fd);
-    if (n <= 0 || score[0] == '0')
-        return;
-    prctl(PR_SET_DUMPABLE, 1);
-    fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd >= 0)
-        (void)!write(fd, "0", 1); /* without it the process is only spared longer */
-    close(fd);
-    prctl(PR_SET_DUMPABLE, 0);
-}
-
 static int prepare(struct spawn *s, struct reader *body, enum stage *stage)
 {
     *stage = STAGE_USER;
@@ -206,11 +177,7 @@ _Noreturn void spawn_child(struct message *request, int report_fd)
         report(&s, 0, 0);
         for (size_t i = 0; i < s.n_fds; i++)
             close(s.host_fds[i]);
-        reset_oom_score();
-        environ = s.env;
-        alarm(0);
-        execvp(s.argv[0], s.argv);
-        error = errno;
+        error = execute(s.argv[0], s.argv, s.env);
         stage = STAGE_EXEC;
     }
     report(&s, error, stage);
