@@ -109,12 +109,12 @@ int launch(int socket)
         int received = message_receive(socket, &message);
         if (received == 0)
             return 0;
-        /* Without an id there is nobody to tell; the service does not send such messages. */
-        if (received < 0 && errno == EBADMSG)
-            continue;
-        if (received < 0)
-            return 1;
-        int result = answer(socket);
+        int result = -1;
+        if (received > 0)
+            result = answer(socket);
+        else if (errno == EBADMSG)
+            /* Such as one whose descriptors did not all find room here. */
+            result = send_error(socket, message.id, EBADMSG, UINT32_MAX, "malformed message");
         message_release(&message);
         if (result < 0)
             return errno == EPIPE ? 0 : 1;

@@ -101,8 +101,10 @@ static bool well_ordered(const struct plan *plan, uint32_t index, uint32_t count
 static bool decode_steps(struct plan *plan, struct message *message)
 {
     uint32_t count = get_count(&message->body, sizeof(uint16_t));
-    if (count == 0 || count > MAX_STEPS)
+    if (count == 0 || count > MAX_STEPS) {
+        plan->n_steps = UINT32_MAX;
         return false;
+    }
     for (; plan->n_steps < count; plan->n_steps++) {
         struct step *step = &plan->steps[plan->n_steps];
         if (!decode_step(plan, message, step) || !well_ordered(plan, plan->n_steps, count))

@@ -38,7 +38,8 @@ struct plan {
 };
 
 /* Decode the body of a LAUNCH; the plan refers to the message, which must outlive it. The last step is SERVE and no
- * other is. -1 with errno EBADMSG when it is malformed; plan->n_steps is then the index of the culprit. */
+ * other is. -1 with errno EBADMSG when it is malformed; plan->n_steps is then the index of the culprit, or
+ * UINT32_MAX for a number of steps that cannot be. */
 int plan_decode(struct plan *plan, struct message *message);
 
 /* The control socket that the SERVE step names. */

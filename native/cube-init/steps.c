@@ -46,6 +46,9 @@ int step_serve(struct sandbox *sandbox, const union field *f)
     if (close_others((unsigned)config.control_fd, (unsigned)config.listen_fd) < 0)
         return step_failed(sandbox, "close_range");
     umask(022);
+    /* From here on the sandbox outlives the launcher. */
+    if (prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0) < 0)
+        return step_failed(sandbox, "prctl");
     /* Again: becoming another user sets it back to what fs.suid_dumpable says. */
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
         return step_failed(sandbox, "prctl");
@@ -57,8 +60,9 @@ static int begin(struct sandbox *sandbox)
 {
     signal(SIGCHLD, SIG_DFL);
     umask(0);
-    if (prctl(PR_SET_NAME, "cube-init", 0, 0, 0) < 0 || setsid() < 0)
-        return step_failed(sandbox, "setsid");
+    /* Until it serves: a launcher that dies may not have told anyone of this process. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || prctl(PR_SET_NAME, "cube-init", 0, 0, 0) < 0 || setsid() < 0)
+        return step_failed(sandbox, "process");
     /* Nothing that happens here shows outside, and no mount made outside shows here. */
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return step_failed(sandbox, "mount");

@@ -94,7 +94,7 @@ struct message {
 };
 
 /* Receive one message. 1: received, to be released; 0: the peer has closed; -1: errno says why, EBADMSG for a message
- * that breaks the rules (nothing to release then, the connection is still in step). */
+ * that breaks the rules: its id is there if it came with one, to answer, and releasing it is allowed but not needed. */
 int message_receive(int socket, struct message *message);
 
 /* Take descriptor `index` out of the message; the caller closes it. -1 when there is none. */

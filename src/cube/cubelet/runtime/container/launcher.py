@@ -14,16 +14,20 @@ import signal
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from cube.cubelet.runtime.container import wire
 from cube.cubelet.runtime.container.steps import Plan
 from cube.cubelet.runtime.container.wire import Failure, Kind, Message, Reader, WireError, Writer
 from cube.model.errors import HostError
+
+log = structlog.get_logger(__name__)
 
 #: Seconds within which the launcher answers a request, and process 1 is ready. Both take milliseconds.
 ANSWER_SECONDS = 10.0
@@ -63,7 +67,11 @@ class Launcher:
             self._program = wire.memory_file("cube-init", content, executable=True)
         except OSError as error:
             raise HostError(f"cube-init cannot be read: {error}; build it with `make -C native/cube-init`") from error
-        await self._connected()
+        try:
+            await self._connected()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """End the launcher process. Starts under way fail, sandboxes live on. May be called twice."""
@@ -80,7 +88,9 @@ class Launcher:
         channel = await self._connected()
         answer = channel.request(Kind.USERNS, Writer().u32(base).u32(size).finish(), ())
         cancelled = await channel.settled(answer)
-        message = _expect(answer.result(), Kind.NAMESPACE, "making a user namespace")
+        message = answer.result()
+        if message.kind != Kind.NAMESPACE:
+            raise _refused(message, lambda _: "making a user namespace")
         (namespace,) = message.take_fds(1)
         if cancelled:
             os.close(namespace)
@@ -255,27 +265,20 @@ class _Channel:
             message.close()
 
 
-def _expect(message: Message, kind: Kind, doing: str) -> Message:
-    """The message when it is of this kind; else ``HostError``."""
-    if message.kind == kind:
-        return message
+def _refused(message: Message, doing: Callable[[int], str]) -> HostError:
+    """The error for an answer that is not the one hoped for; ``doing`` puts the stage of a failure into words."""
     message.close()
     if message.kind != Kind.ERROR:
-        raise HostError(f"{doing}: cube-init answered with a message of kind {message.kind:#x}")
-    raise HostError(_reason(doing, Failure.decode(message.body)))
-
-
-def _reason(doing: str, failure: Failure) -> str:
+        return HostError(f"cube-init answered with a message of unexpected kind {message.kind:#x}")
+    failure = Failure.decode(message.body)
     where = f" ({failure.detail})" if failure.detail else ""
-    return f"{doing} failed: {os.strerror(failure.errno)}{where}"
+    return HostError(f"{doing(failure.stage)} failed: {os.strerror(failure.errno)}{where}")
 
 
 def _process(message: Message, plan: Plan) -> tuple[int, int]:
     """Process id and descriptor of the new process; raises ``HostError``."""
-    if message.kind == Kind.ERROR:
-        failure = Failure.decode(message.body)
-        raise HostError(_reason(f"starting the sandbox: {plan.describe(failure.stage)}", failure))
-    _expect(message, Kind.LAUNCHED, "starting the sandbox")
+    if message.kind != Kind.LAUNCHED:
+        raise _refused(message, plan.describe)
     reader = Reader(message.body)
     pid = reader.u32()
     reader.end()
@@ -285,19 +288,17 @@ def _process(message: Message, plan: Plan) -> tuple[int, int]:
 
 async def _ready(control: socket.socket, plan: Plan) -> None:
     """Wait until process 1 has reported ``READY``; raises ``HostError`` when it reports anything else, or nothing."""
-    doing = "starting the sandbox"
     if not await _readable(control.fileno(), ANSWER_SECONDS):
-        raise HostError(f"{doing}: its first process was not ready within {ANSWER_SECONDS:g} seconds")
+        raise HostError(f"the first process of the sandbox was not ready within {ANSWER_SECONDS:g} seconds")
     try:
         message = wire.receive(control)
         if message is None:
-            raise HostError(f"{doing}: its first process ended before it was ready")
-        if message.kind == Kind.ERROR:
-            failure = Failure.decode(message.body)
-            raise HostError(_reason(f"{doing}: {plan.describe(failure.stage)}", failure))
-        _expect(message, Kind.READY, doing).take_fds(0)
+            raise HostError("the first process of the sandbox ended before it was ready")
+        if message.kind != Kind.READY:
+            raise _refused(message, plan.describe)
+        message.take_fds(0)
     except (OSError, WireError) as error:
-        raise HostError(f"{doing}: its first process cannot be understood: {error}") from error
+        raise HostError(f"the first process of the sandbox cannot be understood: {error}") from error
 
 
 async def _readable(fd: int, seconds: float) -> bool:
@@ -320,7 +321,8 @@ async def _end(pidfd: int) -> None:
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        await _readable(pidfd, END_SECONDS)
+        if not await _readable(pidfd, END_SECONDS):
+            log.error("a killed process does not end", seconds=END_SECONDS)
     finally:
         os.close(pidfd)
 

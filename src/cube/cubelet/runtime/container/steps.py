@@ -125,7 +125,7 @@ class Overlay(Step):
     options: str = ""
 
     def __post_init__(self) -> None:
-        for value in (self._lower, self.upper, self.work):
+        for value in (self._lower, _escape(self.upper), _escape(self.work)):
             if len(value.encode(errors="surrogateescape")) > _OPTION_MAX:
                 raise ValueError(f"overlay directories take at most {_OPTION_MAX} bytes, attach them at shorter paths")
 
@@ -450,7 +450,9 @@ class Plan:
         return body.finish(), list(indexes)
 
     def describe(self, stage: int) -> str:
-        """What was being done at this stage of a failure."""
+        """What was being done at this stage of a failure, as the beginning of a sentence."""
         if stage < len(self.steps):
-            return str(self.steps[stage])
-        return "starting to serve" if stage == len(self.steps) else "making its first process"
+            doing = str(self.steps[stage])
+        else:
+            doing = "starting to serve" if stage == len(self.steps) else "making its first process"
+        return f"starting the sandbox: {doing}"

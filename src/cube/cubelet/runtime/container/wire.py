@@ -213,7 +213,7 @@ class Failure:
     @classmethod
     def decode(cls, body: bytes) -> Failure:
         reader = Reader(body)
-        failure = cls(reader.i32(), reader.u32(), reader.text())
+        failure = cls(reader.i32(), reader.u32(), reader.data().decode(errors="replace"))
         reader.end()
         return failure
 

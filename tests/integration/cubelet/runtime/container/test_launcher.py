@@ -377,6 +377,17 @@ class TestLauncherProcess:
         assert place.processes() == []
         assert len(open_fds()) <= len(before)
 
+    async def test_a_process_that_is_being_started_dies_with_it(self, launcher: Launcher, place: Ground) -> None:
+        with FullPipe() as pipe:
+            hanging = place.plan(replace=instead_of(steps.EnterNet, steps.JoinCgroup(pipe)))
+            task = asyncio.create_task(launcher.launch(hanging))
+            while not place.processes():  # noqa: ASYNC110  a cgroup tells nobody who joins it
+                await asyncio.sleep(0.001)
+            await kill(launcher_pid(launcher))
+            with pytest.raises(HostError, match="ended before it was ready"):
+                await task
+        assert place.processes() == []
+
     async def test_one_that_does_not_answer_is_replaced(
         self, launcher: Launcher, place: Ground, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -417,7 +428,20 @@ class TestLauncherProcess:
         launcher = Launcher()
         with pytest.raises(HostError, match="cube-init cannot be executed"):
             await launcher.start(program)
-        await launcher.close()
+
+
+async def test_a_plan_may_be_long(launcher: Launcher, place: Ground) -> None:
+    place.extra += [steps.File(f"/etc/{n}", 0o644, ID_BASE, ID_BASE, bytes(10_000)) for n in range(100)]
+    sandbox = await launcher.launch(place.plan())
+    found = await run(sandbox.control, "cat /etc/? /etc/?? | wc -c")
+    await end(sandbox)
+    assert found == "1000000"
+
+
+async def test_a_plan_may_be_too_long(launcher: Launcher, place: Ground) -> None:
+    place.extra += [steps.Mask("/x")] * 256
+    with pytest.raises(HostError, match="making its first process failed: Bad message"):
+        await launcher.launch(place.plan())
 
 
 async def test_many_at_once_are_all_started(launcher: Launcher, tmp_path: Path) -> None:
