@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from cube.master.sandboxes.admission import Limits
 from cube.master.sandboxes.requests import CreateSandbox
@@ -41,9 +42,9 @@ class Master:
         await self.service.close()
         await self.store.close()
 
-    async def create(self, timeout: int = 60, **wishes: object) -> Sandbox:
+    async def create(self, seconds: int = 60, **wishes: Any) -> Sandbox:
         """A sandbox from ``base``."""
-        return await self.service.create(CreateSandbox("base", timeout, **wishes))  # type: ignore[arg-type]
+        return await self.service.create(CreateSandbox("base", seconds, **wishes))
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass and the timer see it."""
@@ -78,5 +79,5 @@ async def settle() -> None:
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds, which it does after some steps of the loop and the database."""
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  any condition, not only those that have an event
             await asyncio.sleep(0.001)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from cube.model.sandbox import SandboxState
 from support.fake_clock import FakeClock
 from support.fake_node import FakeNode
 from support.master import Master, eventually, running_master, settle
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failures of the node are retried at once."""
+    monkeypatch.setattr("cube.master.sandboxes.endings._FIRST_RETRY", 0.001)
+    monkeypatch.setattr("cube.master.sandboxes.endings._LONGEST_RETRY", 0.001)
 
 
 async def test_of_two_deletes_at_once_one_succeeds(master: Master) -> None:
@@ -173,8 +181,8 @@ async def test_a_death_during_a_pause_ends_the_pause(master: Master) -> None:
     await eventually(lambda: master.service.count() == 0)
 
 
-async def test_a_node_that_fails_to_destroy_is_asked_again(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cube.master.sandboxes.endings._FIRST_RETRY", 0.001)
+@pytest.mark.usefixtures("impatient")
+async def test_a_node_that_fails_to_destroy_is_asked_again(master: Master) -> None:
     sandbox = await master.create()
     master.node.fail("destroy", HostError("busy"), KeyError("defect"))
     await master.service.delete(sandbox.sandbox_id)
@@ -241,36 +249,42 @@ async def test_a_service_that_shuts_down_takes_nothing_and_finishes_what_it_has(
     assert await master.recorded() == {sandbox.sandbox_id: SandboxState.PAUSED}
 
 
+class RandomClients:
+    """Clients that call whatever comes to their mind, on a node that fails now and then."""
+
+    def __init__(self, master: Master, seed: int) -> None:
+        self.master = master
+        self.chance = random.Random(seed)
+
+    async def run(self, number: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(number):
+                group.create_task(self._client())
+
+    async def _client(self) -> None:
+        sandbox = await self.master.create()
+        for _ in range(8):
+            await asyncio.sleep(self.chance.random() / 500)
+            if self.chance.random() < 0.1:
+                self.master.node.fail(self.chance.choice(["pause", "resume", "destroy"]), HostError("now and then"))
+            with contextlib.suppress(CubeError):
+                await self._call(sandbox.sandbox_id)
+
+    async def _call(self, sandbox_id: str) -> None:
+        call = self.chance.choice(["pause", "connect", "resume", "set_timeout", "delete", "die"])
+        if call in ("pause", "delete"):
+            await getattr(self.master.service, call)(sandbox_id)
+        elif call != "die":
+            await getattr(self.master.service, call)(sandbox_id, 60)
+        elif sandbox_id in self.master.node.alive:
+            self.master.node.die(sandbox_id)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("seed", range(5))
 async def test_whatever_is_done_at_once_ends_in_order(master: Master, seed: int) -> None:
-    """Random calls by many clients; afterwards node, memory and database agree, and everything can be ended."""
-    chance = random.Random(seed)
-    errors = [Unavailable("x"), HostError("x")]
-
-    async def client() -> None:
-        sandbox = await master.create()
-        for _ in range(8):
-            call = chance.choice(["pause", "connect", "resume", "set_timeout", "delete", "die"])
-            await asyncio.sleep(chance.random() / 500)
-            if chance.random() < 0.1:
-                master.node.fail(chance.choice(["pause", "resume", "destroy"]), chance.choice(errors))
-            await one_call(call, sandbox.sandbox_id)
-
-    async def one_call(call: str, sandbox_id: str) -> None:
-        service = master.service
-        try:
-            if call == "die" and sandbox_id in master.node.alive:
-                master.node.die(sandbox_id)
-            elif call in ("pause", "delete"):
-                await getattr(service, call)(sandbox_id)
-            elif call != "die":
-                await getattr(service, call)(sandbox_id, 60)
-        except CubeError:
-            return
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(20):
-            group.create_task(client())
+    """Afterwards node, memory and database agree, and everything can be ended."""
+    await RandomClients(master, seed).run(20)
     master.node.failures.clear()
     await eventually(lambda: not any(entry.ending for entry in master.service._registry))
     listed = {s.sandbox_id: s.state for s in master.service.page(ListQuery()).sandboxes}

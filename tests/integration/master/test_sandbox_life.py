@@ -58,15 +58,15 @@ async def test_an_unknown_template_starts_nothing(master: Master) -> None:
     assert master.service.count() == 0
 
 
-@pytest.mark.parametrize("timeout", [-1, 3601])
-async def test_a_timeout_out_of_range_is_refused_everywhere(master: Master, timeout: int) -> None:
+@pytest.mark.parametrize("seconds", [-1, 3601])
+async def test_a_timeout_out_of_range_is_refused_everywhere(master: Master, seconds: int) -> None:
     sandbox = await master.create()
     for attempt in (
-        master.create(timeout),
-        master.service.set_timeout(sandbox.sandbox_id, timeout),
-        master.service.refresh(sandbox.sandbox_id, timeout),
-        master.service.connect(sandbox.sandbox_id, timeout),
-        master.service.resume(sandbox.sandbox_id, timeout),
+        master.create(seconds),
+        master.service.set_timeout(sandbox.sandbox_id, seconds),
+        master.service.refresh(sandbox.sandbox_id, seconds),
+        master.service.connect(sandbox.sandbox_id, seconds),
+        master.service.resume(sandbox.sandbox_id, seconds),
     ):
         with pytest.raises(InvalidInput, match="3600"):
             await attempt
@@ -140,7 +140,7 @@ async def test_pause_and_resume(master: Master) -> None:
 
 
 async def test_a_paused_sandbox_does_not_expire(master: Master) -> None:
-    sandbox = await master.create(timeout=10)
+    sandbox = await master.create(seconds=10)
     await master.service.pause(sandbox.sandbox_id)
     await master.pass_time(100_000)
     assert master.service.get(sandbox.sandbox_id).state is SandboxState.PAUSED
@@ -175,7 +175,7 @@ async def test_a_runtime_that_cannot_pause_says_so(master: Master) -> None:
 
 
 async def test_a_timeout_can_be_shortened_and_extended(master: Master) -> None:
-    sandbox = await master.create(timeout=60)
+    sandbox = await master.create(seconds=60)
     for seconds in (10, 1000):
         await master.service.set_timeout(sandbox.sandbox_id, seconds)
         end_at = master.clock.now() + timedelta(seconds=seconds)
@@ -185,7 +185,7 @@ async def test_a_timeout_can_be_shortened_and_extended(master: Master) -> None:
 
 @pytest.mark.parametrize("call", ["refresh", "connect"])
 async def test_refresh_and_connect_only_extend(master: Master, call: str) -> None:
-    sandbox = await master.create(timeout=60)
+    sandbox = await master.create(seconds=60)
     await getattr(master.service, call)(sandbox.sandbox_id, 30)
     assert master.service.get(sandbox.sandbox_id).end_at == sandbox.end_at
     await getattr(master.service, call)(sandbox.sandbox_id, 90)

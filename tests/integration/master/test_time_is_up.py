@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from support.master import Master, eventually, running_master, settle
 
 
 async def test_time_up_ends_a_sandbox(master: Master) -> None:
-    sandbox = await master.create(timeout=60)
+    sandbox = await master.create(seconds=60)
     await master.pass_time(59)
     assert sandbox.sandbox_id in master.node.alive
     await master.pass_time(1)
@@ -24,7 +25,7 @@ async def test_time_up_ends_a_sandbox(master: Master) -> None:
 
 
 async def test_time_up_pauses_a_sandbox_that_asked_for_it(master: Master) -> None:
-    sandbox = await master.create(timeout=60, on_timeout=OnTimeout.PAUSE)
+    sandbox = await master.create(seconds=60, on_timeout=OnTimeout.PAUSE)
     await master.pass_time(60)
     await eventually(lambda: master.service.get(sandbox.sandbox_id).state is SandboxState.PAUSED)
     assert master.node.alive == {sandbox.sandbox_id: True}
@@ -37,7 +38,7 @@ async def test_a_timeout_of_zero_ends_it_now(master: Master) -> None:
 
 
 async def test_an_extended_sandbox_outlives_its_first_deadline(master: Master) -> None:
-    sandbox = await master.create(timeout=10)
+    sandbox = await master.create(seconds=10)
     await master.service.set_timeout(sandbox.sandbox_id, 100)
     await master.pass_time(99)
     assert sandbox.sandbox_id in master.node.alive
@@ -47,9 +48,7 @@ async def test_an_extended_sandbox_outlives_its_first_deadline(master: Master) -
 
 async def test_the_timeout_begins_when_the_sandbox_answers(master: Master) -> None:
     gate = master.node.close_gate("create")
-    import asyncio
-
-    creating = asyncio.create_task(master.create(timeout=10))
+    creating = asyncio.create_task(master.create(seconds=10))
     sandbox_id = await master.node.called("create")
     await master.pass_time(50)
     gate.set()
@@ -59,7 +58,7 @@ async def test_the_timeout_begins_when_the_sandbox_answers(master: Master) -> No
 
 
 async def test_a_sandbox_that_cannot_be_paused_is_tried_again_and_then_ended(master: Master) -> None:
-    sandbox = await master.create(timeout=10, on_timeout=OnTimeout.PAUSE)
+    sandbox = await master.create(seconds=10, on_timeout=OnTimeout.PAUSE)
     master.node.fail("pause", *[HostError("no")] * 3)
     await master.pass_time(10)
     for times in (1, 2, 3):
@@ -72,7 +71,7 @@ async def test_a_sandbox_that_cannot_be_paused_is_tried_again_and_then_ended(mas
 
 
 async def test_a_pause_that_works_the_second_time_is_a_pause(master: Master) -> None:
-    sandbox = await master.create(timeout=10, on_timeout=OnTimeout.PAUSE)
+    sandbox = await master.create(seconds=10, on_timeout=OnTimeout.PAUSE)
     master.node.fail("pause", HostError("no"))
     await master.pass_time(10)
     await eventually(lambda: len(master.node.calls_of("pause")) == 1)
@@ -86,7 +85,7 @@ async def test_a_deadline_that_passed_while_the_service_was_down_acts_at_start(
     tmp_path: Path, node: FakeNode, clock: FakeClock, on_timeout: OnTimeout
 ) -> None:
     async with running_master(tmp_path, node, clock) as master:
-        sandbox = await master.create(timeout=60, on_timeout=on_timeout)
+        sandbox = await master.create(seconds=60, on_timeout=on_timeout)
     assert node.alive == {sandbox.sandbox_id: False}
     clock.advance(61)
     async with running_master(tmp_path, node, clock) as master:
@@ -99,7 +98,7 @@ async def test_a_deadline_that_passed_while_the_service_was_down_acts_at_start(
 
 async def test_a_deadline_survives_a_restart(tmp_path: Path, node: FakeNode, clock: FakeClock) -> None:
     async with running_master(tmp_path, node, clock) as master:
-        sandbox = await master.create(timeout=60)
+        sandbox = await master.create(seconds=60)
         clock.advance(30)
     async with running_master(tmp_path, node, clock) as master:
         assert master.service.get(sandbox.sandbox_id) == sandbox

@@ -6,6 +6,7 @@ from cube.master.sandboxes.catalogue import TemplateCatalogue
 from cube.model.errors import InvalidInput, TemplateNotFound
 from support.fake_node import BASE, INTERPRETER
 
+REFERENCES = ["tpl-code", "code-interpreter-v1", "team/code:v2", "code-interpreter-v1:default"]
 CATALOGUE = TemplateCatalogue(lambda: [BASE, INTERPRETER])
 
 

@@ -27,6 +27,10 @@ async def reopened(store: Store, tmp_path: Path) -> Store:
     return await Store.open(tmp_path / "cube.db")
 
 
+def files(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.iterdir())
+
+
 RICH = make_sandbox(
     state=SandboxState.PAUSED,
     template_name=None,
@@ -60,7 +64,7 @@ async def test_an_update_changes_state_deadline_and_action(store: Store) -> None
 async def test_secrets_are_nowhere_in_the_files(store: Store, tmp_path: Path) -> None:
     secret = make_sandbox(envd_access_token="TOKEN-IN-CLEAR", env_vars={"NAME-IN-CLEAR": "VALUE-IN-CLEAR"})
     await store.sandboxes.insert(secret, BASE)
-    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    written = files(tmp_path)
     assert secret.sandbox_id.encode() in written
     assert b"IN-CLEAR" not in written
 
