@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -18,7 +19,7 @@ import structlog
 
 from cube.cubelet.runtime.container import wire
 from cube.cubelet.runtime.container.wire import Failure, Kind, Message, WireError
-from cube.model.errors import SandboxNotRunning, Unavailable
+from cube.model.errors import InvalidInput, SandboxNotRunning, Unavailable
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ _log = structlog.get_logger(__name__)
 REQUEST_SECONDS = 30.0
 #: Messages taken from one connection before the others get their turn.
 _MESSAGES_AT_ONCE = 16
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 #: Requests that may wait for room in the socket.
 _MAX_UNSENT = 1024
 
@@ -105,10 +107,13 @@ class ControlConnection:
     def send(self, kind: Kind, request_id: int, body: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send a request, or keep it until the socket has room. The descriptors stay the caller's.
 
-        Raises ``SandboxNotRunning`` when the connection has ended, ``Unavailable`` when too much is waiting.
+        Raises ``SandboxNotRunning`` when the connection has ended, ``Unavailable`` when too much is waiting or the host
+        has no descriptor or memory left for it, ``InvalidInput`` when it is too long.
         """
         if self.closed.is_set():
             raise self.not_running()
+        if len(body) > wire.BODY_MAX:
+            raise InvalidInput(f"the request is longer than {wire.BODY_MAX >> 20} MiB")
         if self._unsent or not self._try_send(kind, request_id, body, fds):
             self._keep(kind, request_id, body, fds)
 
@@ -186,9 +191,11 @@ class ControlConnection:
             wire.send(self._socket, kind, request_id, body, fds)
         except BlockingIOError:
             return False
-        except OSError:
-            self.close()
-            raise self.not_running() from None
+        except OSError as error:
+            if error.errno in _GONE:
+                self.close()
+                raise self.not_running() from None
+            raise Unavailable(f"the host cannot pass on the request: {error.strerror}; try again") from error
         return True
 
     def _keep(self, kind: int, request_id: int, body: bytes, fds: Sequence[int]) -> None:
@@ -199,11 +206,22 @@ class ControlConnection:
         self._unsent.append((kind, request_id, body, [os.dup(fd) for fd in fds]))
 
     def _write(self) -> None:
-        with contextlib.suppress(SandboxNotRunning):  # whoever waits for the answer is told by lost()
+        try:
             while self._unsent and self._try_send(*self._unsent[0]):
                 _close_all(self._unsent.popleft()[3])
-        if not self._unsent and not self.closed.is_set():
+        except SandboxNotRunning:
+            return  # close() has told whoever waits
+        except Unavailable:
+            self._give_up_first()
+        if not self._unsent:
             self._loop.remove_writer(self._socket)
+
+    def _give_up_first(self) -> None:
+        _, request_id, _, fds = self._unsent.popleft()
+        _close_all(fds)
+        receiver = self._receivers.pop(request_id, None)
+        if receiver is not None:
+            receiver.lost()
 
     def _read(self) -> None:
         for _ in range(_MESSAGES_AT_ONCE):

@@ -162,8 +162,14 @@ def _spawn_body(request: SpawnRequest) -> bytes:
     writer = Writer().u32(flags).u32(size.cols if size else 0).u32(size.rows if size else 0)
     writer.data(encode(request.user, "user")).data(encode(request.cwd, "cwd"))
     _put_all(writer, [encode(argument, "args") for argument in request.argv])
-    _put_all(writer, [encode(f"{name}={value}", "envs") for name, value in request.env.items()])
+    _put_all(writer, [_variable(name, value) for name, value in request.env.items()])
     return writer.finish()
+
+
+def _variable(name: str, value: str) -> bytes:
+    if not name or "=" in name:
+        raise InvalidInput(f"{name!r} cannot be the name of an environment variable", field="envs")
+    return encode(f"{name}={value}", "envs")
 
 
 def _put_all(writer: Writer, values: list[bytes]) -> None:
