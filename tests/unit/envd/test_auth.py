@@ -9,7 +9,7 @@ import pytest
 from cube.envd.auth import named_user, require_file_access, require_token, signature, signed_by
 from cube.envd.guest import Guest
 from cube.model.errors import Unauthenticated
-from tests.support.envd_server import TOKEN, make_sandbox
+from support.envd_server import TOKEN, make_sandbox
 
 SANDBOX = make_sandbox(cast(Guest, None))
 OPEN_SANDBOX = make_sandbox(cast(Guest, None), access_token=None)

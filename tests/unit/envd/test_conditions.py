@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cube.envd.files.conditions import Span, UnsatisfiableRange, etag, last_modified, not_modified, requested_range
-from tests.unit.envd.test_entries import FILE
+from support.entries import FILE
 
 ENTRY = replace(FILE, size=100)
 

@@ -7,21 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cube.envd.filesystem.entries import entry_info, permissions
-from cube.envd.guest import Entry, FileType
-
-FILE = Entry(
-    path="/home/user/a.txt",
-    type=FileType.FILE,
-    mode=0o100644,
-    link_mode=0o100644,
-    size=5,
-    mtime_ns=1_700_000_000_500_000_000,
-    uid=1000,
-    gid=1000,
-    owner="user",
-    group="user",
-)
-
+from support.entries import FILE
 
 @pytest.mark.parametrize(
     ("mode", "text"),

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from cube.envd.files.blocking import CHUNK, submit
 from cube.envd.files.writing import FileWriter, written
 from cube.envd.guest import Guest
-from cube.model.errors import InvalidInput
+from cube.model.errors import InvalidInput, NotFound
 
-SOURCE_LIMIT = 10_000
+SOURCE_LIMIT = 1000
 
 
 async def compose(guest: Guest, sources: Sequence[str], destination: str, user: str) -> dict[str, object]:
@@ -20,9 +20,9 @@ async def compose(guest: Guest, sources: Sequence[str], destination: str, user: 
     Raises ``InvalidInput`` when the destination is one of the sources, and what the guest raises.
     """
     if not 0 < len(sources) <= SOURCE_LIMIT or not destination:
-        raise InvalidInput("source_paths must name at least one file, and destination the file to make")
-    paths = [(await guest.stat(source, user)).path for source in sources]
-    if destination in (*sources, *paths):
+        raise InvalidInput(f"source_paths must name from 1 to {SOURCE_LIMIT} files, and destination the file to make")
+    # Opening the destination empties it: a source, whatever its name there, must not be it.
+    if await _identity_if_any(guest, destination, user) in [await _identity(guest, one, user) for one in sources]:
         raise InvalidInput("the destination cannot be one of the sources")
     async with await FileWriter.open(guest, destination, user) as writer:
         for source in sources:
@@ -31,6 +31,22 @@ async def compose(guest: Guest, sources: Sequence[str], destination: str, user: 
     for source in sources:
         await guest.remove(source, user)
     return written(writer.entry, {})
+
+
+async def _identity(guest: Guest, path: str, user: str) -> tuple[int, int]:
+    opened = await guest.open_read(path, user)
+    try:
+        status = os.fstat(opened.fd)
+    finally:
+        os.close(opened.fd)
+    return status.st_dev, status.st_ino
+
+
+async def _identity_if_any(guest: Guest, path: str, user: str) -> tuple[int, int] | None:
+    try:
+        return await _identity(guest, path, user)
+    except NotFound:
+        return None
 
 
 async def _append(guest: Guest, source: str, user: str, writer: FileWriter) -> None:

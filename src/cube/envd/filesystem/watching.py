@@ -24,7 +24,7 @@ from cube.envd.guest import EventType, Guest, Watch, WatchEvent
 from cube.envd.proto.filesystem import filesystem_pb as pb
 from cube.envd.sandboxes import EnvdSandbox
 from cube.envd.wakeup import Wakeup
-from cube.model.errors import LimitExceeded, NotFound, PermissionDenied, Unavailable
+from cube.model.errors import CubeError, LimitExceeded, NotFound, PermissionDenied
 
 WATCHER_LIMIT = 256
 EVENT_LIMIT = 16384
@@ -153,8 +153,8 @@ class _Watcher:
     async def _collect_more(self) -> None:
         try:
             await self._collect()
-        except Unavailable:
-            return  # the sandbox died; the next poll says so
+        except CubeError:
+            return  # the sandbox died, or there is too much to watch; the next poll says so
         if not self._closed:
             self._readable.arm()
 
