@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CONFIGURED_SECONDS = 20.0
+Job = Callable[[], Coroutine[object, object, None]]
 _UNPRIVILEGED_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
@@ -38,13 +40,15 @@ class CubeProxy:
     sockets, and Envoy resets the client's side.
     """
 
-    def __init__(self, settings: Settings, directory: Directory, *, concurrency: int = 2) -> None:
+    def __init__(
+        self, settings: Settings, directory: Directory, *, concurrency: int = 2, binary: Path | None = None
+    ) -> None:
         self._settings = settings
         self._directory = directory
         self._network = ipaddress.IPv4Network(settings.network_cidr)
         self._home = settings.run_dir / "proxy"
         self._table = RouteTable(self._home / "routes")
-        self._envoy = EnvoyProcess(self._envoy_options(concurrency))
+        self._envoy = EnvoyProcess(self._envoy_options(concurrency), binary)
         self._undo = AsyncExitStack()
 
     @property
@@ -83,17 +87,18 @@ class CubeProxy:
     async def _start(self) -> None:
         configured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         xds = await asyncio.to_thread(self._make_xds, configured)
-        questions = self._undo.enter_context(sockets.listening(self._home / "lookup.sock", self._settings.proxy_uid))
-        self._undo.push_async_callback(xds.close)
-        await xds.start(self._settings.xds_socket, self._settings.proxy_uid)
+        listen = partial(sockets.listening, uid=self._settings.proxy_uid)
+        discovery = self._undo.enter_context(listen(self._settings.xds_socket))
+        questions = self._undo.enter_context(listen(self._home / "lookup.sock"))
+        servers = partial(xds.serve, discovery), partial(lookup.serve, questions, self._directory)
+        await self._undo.enter_async_context(_background(*servers))
         self._undo.push_async_callback(self._envoy.stop)
         await self._envoy.start()
         await _until(configured)
-        jobs = _background(lookup.serve(questions, self._directory), self._envoy.supervise())
-        await self._undo.enter_async_context(jobs)
+        await self._undo.enter_async_context(_background(self._envoy.supervise))
 
     def _make_xds(self, configured: asyncio.Future[None]) -> XdsServer:
-        """Imports gRPC and protobuf, which takes 0.2 s: for a thread."""
+        """Imports protobuf and its messages, which takes 0.1 s: for a thread."""
         from cube.proxy import resources
         from cube.proxy.xds import XdsServer
 
@@ -144,8 +149,8 @@ async def _until(configured: asyncio.Future[None]) -> None:
 
 
 @asynccontextmanager
-async def _background(*jobs: Coroutine[object, object, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(_together(*jobs), name="cube-proxy")
+async def _background(*jobs: Job) -> AsyncIterator[None]:
+    task = asyncio.create_task(_together(jobs), name="cube-proxy")
     task.add_done_callback(_report)
     try:
         yield
@@ -154,10 +159,10 @@ async def _background(*jobs: Coroutine[object, object, None]) -> AsyncIterator[N
         await asyncio.wait([task])
 
 
-async def _together(*jobs: Coroutine[object, object, None]) -> None:
+async def _together(jobs: Iterable[Job]) -> None:
     async with asyncio.TaskGroup() as group:
         for job in jobs:
-            group.create_task(job)
+            group.create_task(job())
 
 
 def _report(task: asyncio.Task[None]) -> None:

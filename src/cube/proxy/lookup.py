@@ -15,6 +15,7 @@ import h11
 
 from cube.model.errors import CubeError
 from cube.model.ids import is_sandbox_id
+from cube.proxy import connections
 from cube.proxy.routes import Directory, Route, encode
 
 _log = logging.getLogger(__name__)
@@ -23,20 +24,15 @@ _READ_BYTES = 64 * 1024
 
 
 async def serve(listener: socket.socket, directory: Directory) -> None:
-    """Serve connections until cancelled. The listener must not block; it stays with the caller."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.TaskGroup() as connections:
-        while True:
-            peer, _ = await loop.sock_accept(listener)
-            connections.create_task(_converse(peer, directory))
+    """Serve connections until cancelled."""
 
-
-async def _converse(peer: socket.socket, directory: Directory) -> None:
-    with peer:
+    async def converse(peer: socket.socket) -> None:
         try:
             await _requests(peer, directory)
-        except (OSError, h11.ProtocolError) as error:
-            _log.debug("lookup connection ended: %s", error)
+        except h11.ProtocolError as error:
+            _log.warning("a lookup could not be read: %s", error)
+
+    await connections.serve(listener, converse)
 
 
 async def _requests(peer: socket.socket, directory: Directory) -> None:

@@ -1,48 +1,34 @@
-"""The aggregated discovery service on a unix socket: gRPC around :mod:`cube.proxy.delta`.
-
-Importing this module loads gRPC: 0.2 s and 30 MB. Nothing on the path of a request does.
-"""
+"""The aggregated discovery service on a unix socket: the I/O around ``delta`` (the protocol) and ``grpc_stream``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+import socket
+from collections.abc import Callable
 
-import grpc.aio  # type: ignore[import-untyped]
 from envoy.service.discovery.v3 import discovery_pb2  # type: ignore[import-untyped]
 
-from cube.proxy import sockets
+from cube.proxy import connections
 from cube.proxy.delta import Accepted, Catalogue, DeltaSession, Event, Rejected, Request, Resource, Response
+from cube.proxy.grpc_stream import Closed, ConnectionLost, GrpcConnection, Opened, Received
 
-_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-_GRACE_SECONDS = 0.1
-#: Clients resend their whole state in one message when they come back.
-_OPTIONS = [("grpc.max_receive_message_length", 64 * 1024 * 1024), ("grpc.so_reuseport", 0)]
+_METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+_READ_BYTES = 256 * 1024
+
+Receipt = Accepted | Rejected
 
 
 class XdsServer:
     """Serves one catalogue to every client that connects. ``on_receipt`` hears what clients accepted or refused."""
 
-    def __init__(self, catalogue: Catalogue, on_receipt: Callable[[Accepted | Rejected], None]) -> None:
+    def __init__(self, catalogue: Catalogue, on_receipt: Callable[[Receipt], None]) -> None:
         self._catalogue = catalogue
         self._on_receipt = on_receipt
-        self._streams: set[_Stream] = set()
-        self._server: grpc.aio.Server | None = None
+        self._clients: set[_Client] = set()
 
-    async def start(self, path: Path, uid: int) -> None:
-        """Listen; only root and ``uid`` may connect."""
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers([self._handlers()])
-        self._server.add_insecure_port(f"unix:{path}")
-        await self._server.start()
-        sockets.share(path, uid)
-
-    async def close(self) -> None:
-        """Stop serving; clients keep what they have."""
-        server, self._server = self._server, None
-        if server is not None:
-            await server.stop(_GRACE_SECONDS)
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve until cancelled; clients keep what they have."""
+        await connections.serve(listener, self._converse)
 
     def put(self, resource: Resource) -> None:
         """Add or replace a resource and tell the clients."""
@@ -55,55 +41,88 @@ class XdsServer:
         self._announce(type_url)
 
     def _announce(self, type_url: str) -> None:
-        for stream in self._streams:
-            stream.announce(type_url)
+        for client in self._clients:
+            client.announce(type_url)
 
-    def _handlers(self) -> grpc.GenericRpcHandler:
-        delta = grpc.stream_stream_rpc_method_handler(
-            self._converse, request_deserializer=_decode, response_serializer=_encode
-        )
-        return grpc.method_handlers_generic_handler(_SERVICE, {"DeltaAggregatedResources": delta})
-
-    async def _converse(self, requests: AsyncIterator[Request], _: object) -> AsyncIterator[Response]:
-        """One stream of one client."""
-        stream = _Stream(DeltaSession(self._catalogue), self._on_receipt)
-        self._streams.add(stream)
-        reader = asyncio.create_task(stream.read(requests))
+    async def _converse(self, peer: socket.socket) -> None:
+        client = _Client(peer, self._catalogue, self._on_receipt)
+        self._clients.add(client)
         try:
-            while (response := await stream.outbox.get()) is not None:
-                yield response
+            await client.run()
         finally:
-            self._streams.discard(stream)
-            reader.cancel()
-            await asyncio.wait([reader])
+            self._clients.discard(client)
 
 
-class _Stream:
-    """A session with the queue of what goes out; ``None`` in it is the end."""
+class _Client:
+    """One connection and the sessions of its streams."""
 
-    def __init__(self, session: DeltaSession, on_receipt: Callable[[Accepted | Rejected], None]) -> None:
-        self._session = session
+    def __init__(self, peer: socket.socket, catalogue: Catalogue, on_receipt: Callable[[Receipt], None]) -> None:
+        self._peer = peer
+        self._catalogue = catalogue
         self._on_receipt = on_receipt
-        self.outbox: asyncio.Queue[Response | None] = asyncio.Queue()
+        self._connection = GrpcConnection(_METHOD)
+        self._sessions: dict[int, DeltaSession] = {}
+        self._output = asyncio.Event()
+        self._output.set()
 
-    async def read(self, requests: AsyncIterator[Request]) -> None:
+    async def run(self) -> None:
+        """Converse until the client hangs up."""
+        writer = asyncio.create_task(self._write())
         try:
-            async for request in requests:
-                for event in self._session.receive(request):
-                    self._take(event)
+            await self._read()
         finally:
-            self.outbox.put_nowait(None)
+            writer.cancel()
+            await asyncio.wait([writer])
 
     def announce(self, type_url: str) -> None:
-        response = self._session.changed(type_url)
-        if response is not None:
-            self.outbox.put_nowait(response)
+        """Tell every stream what changed for it."""
+        for stream, session in self._sessions.items():
+            response = session.changed(type_url)
+            if response is not None:
+                self._send(stream, response)
 
-    def _take(self, event: Event) -> None:
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(self._peer, _READ_BYTES):
+            try:
+                self._take(data)
+            except ConnectionLost:
+                await loop.sock_sendall(self._peer, self._connection.data_to_send())
+                return
+
+    def _take(self, data: bytes) -> None:
+        for event in self._connection.receive(data):
+            match event:
+                case Opened(stream):
+                    self._sessions[stream] = DeltaSession(self._catalogue)
+                case Received(stream, message):
+                    self._request(stream, message)
+                case Closed(stream):
+                    self._sessions.pop(stream, None)
+        self._output.set()
+
+    def _request(self, stream: int, message: bytes) -> None:
+        if stream in self._sessions:
+            for event in self._sessions[stream].receive(_decode(message)):
+                self._answer(stream, event)
+
+    def _answer(self, stream: int, event: Event) -> None:
         if isinstance(event, Response):
-            self.outbox.put_nowait(event)
+            self._send(stream, event)
         else:
             self._on_receipt(event)
+
+    def _send(self, stream: int, response: Response) -> None:
+        self._connection.send(stream, _encode(response))
+        self._output.set()
+
+    async def _write(self) -> None:
+        """The only writer: bytes of two answers must not mix."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._output.wait()
+            self._output.clear()
+            await loop.sock_sendall(self._peer, self._connection.data_to_send())
 
 
 def _decode(data: bytes) -> Request:
