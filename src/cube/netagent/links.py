@@ -48,6 +48,8 @@ class LinkPool:
         self._doomed: deque[Link] = deque()
         #: Indices of all of these and of the one being made.
         self._taken: set[int] = set()
+        #: Indices whose interface was there before this pool, and which were neither adopted nor discarded yet.
+        self._foreign: set[int] = set()
         # Indices are used in turn, so that an address comes back as late as possible; the random start keeps that up
         # across restarts.
         self._next = secrets.randbelow(self._plan.capacity)
@@ -63,6 +65,7 @@ class LinkPool:
     async def start(self) -> None:
         """Begin to fill the pool. ``HostError`` when the network is in use on this machine."""
         await self._run(self._factory.check_network)
+        self._foreign = await self._run(self._factory.existing) - self._taken
         self._keeper = asyncio.create_task(self._keep(), name="links")
         self._wake.set()
 
@@ -97,15 +100,21 @@ class LinkPool:
 
     async def leftovers(self) -> set[int]:
         """Indices whose interface exists although this pool does not know it: of sandboxes that were not adopted."""
-        return await self._run(self._factory.existing) - self._taken
+        existing = await self._run(self._factory.existing)
+        self._foreign &= existing
+        return existing - {link.index for link in self._known()}
 
     async def discard(self, index: int) -> None:
-        """Cut a link off now, known or left over, whatever still runs at its other end."""
+        """Cut a link off now, handed out or left over, whatever still runs at its other end."""
+        if index not in self._held and any(link.index == index for link in self._known()):
+            return  # nobody has it, it is on the way into the pool or out of it
         await self._run(self._factory.cut, index)
         link = self._held.pop(index, None)
         if link is not None:
             os.close(link.namespace)
             self._taken.discard(index)
+        self._foreign.discard(index)
+        self._wake.set()
 
     async def close(self, *, remove: bool) -> None:
         """Stop. The links of running sandboxes stay, unless ``remove``: then no interface of this instance is left.
@@ -118,11 +127,14 @@ class LinkPool:
         self._wake.set()
         if self._keeper is not None:
             await self._keeper
-        links = [*self._ready, *self._released, *self._doomed, *self._held.values()]
+        links = self._known()
         for collection in (self._ready, self._released, self._doomed, self._held, self._taken):
             collection.clear()
         await self._run(self._let_go, links, remove)
         self._thread.shutdown()
+
+    def _known(self) -> list[Link]:
+        return [*self._ready, *self._released, *self._doomed, *self._held.values()]
 
     async def _adopt(self, index: int, pid: int) -> Link:
         try:
@@ -130,6 +142,7 @@ class LinkPool:
         except BaseException:
             self._taken.discard(index)
             raise
+        self._foreign.discard(index)
         self._held[index] = link
         return link
 
@@ -171,7 +184,7 @@ class LinkPool:
         lacking = bool(self._waiting) or len(self._ready) < self._target
         if self._released:
             await self._sort_out(self._released.popleft(), wanted=lacking)
-        elif lacking and len(self._taken) < self._plan.capacity:
+        elif lacking and len(self._taken) + len(self._foreign) < self._plan.capacity:
             await self._make_one()
         elif self._doomed:
             await self._drop(self._doomed.popleft())
@@ -231,7 +244,7 @@ class LinkPool:
     def _take_index(self) -> int:
         for _ in range(self._plan.capacity):
             index, self._next = self._next, (self._next + 1) % self._plan.capacity
-            if index not in self._taken:
+            if index not in self._taken and index not in self._foreign:
                 self._taken.add(index)
                 return index
         raise self._all_in_use()
