@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import structlog
 
-from cube.cubelet.runtime.base import Capabilities, Instance, LocalGuest, Runtime
+from cube.cubelet.runtime.base import Instance, LocalGuest, Runtime
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning, Unsupported
 from cube.model.resources import ResourceUsage
@@ -56,22 +56,17 @@ class Cubelet:
     ) -> None:
         """``prepare`` is run beside each new sandbox (pre-warming); its failure is logged and harms nothing."""
         self._runtime = runtime
+        #: Name of the runtime that isolates the sandboxes of this node.
+        self.runtime = runtime.name
+        #: What that runtime can do.
+        self.capabilities = runtime.capabilities
         self._templates = templates
         self._prepare = prepare
         self._residents: dict[str, _Resident] = {}
         self._death_callbacks: list[Callable[[str], None]] = []
+        self._unreachable_callbacks: list[Callable[[str], None]] = []
         self._tasks = asyncio.TaskGroup()
         self._background: set[asyncio.Task[None]] = set()
-
-    @property
-    def runtime(self) -> str:
-        """Name of the runtime that isolates the sandboxes of this node."""
-        return self._runtime.name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What that runtime can do."""
-        return self._runtime.capabilities
 
     async def __aenter__(self) -> Cubelet:
         await self._tasks.__aenter__()
@@ -100,6 +95,7 @@ class Cubelet:
     async def destroy(self, sandbox_id: str) -> None:
         """End a sandbox and remove all that belongs to it; succeeds when there is none."""
         resident = self._residents.pop(sandbox_id, None)
+        self._unreachable(sandbox_id)
         if resident is not None:
             resident.watcher.cancel()
         await self._runtime.destroy(sandbox_id)
@@ -109,6 +105,7 @@ class Cubelet:
     async def pause(self, sandbox_id: str) -> None:
         """Stop a running sandbox where it stands; raises ``SandboxNotFound``."""
         resident = self._resident(sandbox_id)
+        self._unreachable(sandbox_id)
         await self._runtime.pause(resident.instance)
         resident.paused = True
 
@@ -140,6 +137,13 @@ class Cubelet:
     def on_death(self, callback: Callable[[str], None]) -> None:
         """``callback`` is called on the loop with the id of every sandbox that ended by itself."""
         self._death_callbacks.append(callback)
+
+    def on_unreachable(self, callback: Callable[[str], None]) -> None:
+        """``callback`` is called with the id of a sandbox before it is paused or ended, and after it died.
+
+        What leads to its address must then be forgotten, for another sandbox may get it.
+        """
+        self._unreachable_callbacks.append(callback)
 
     def templates(self) -> Sequence[Template]:
         """Templates whose image is on this node."""
@@ -175,6 +179,10 @@ class Cubelet:
         except KeyError:
             raise SandboxNotFound(sandbox_id) from None
 
+    def _unreachable(self, sandbox_id: str) -> None:
+        for callback in self._unreachable_callbacks:
+            callback(sandbox_id)
+
     def _admit(self, spec: SandboxSpec, instance: Instance, *, paused: bool) -> _Resident:
         view = _view(spec, instance)
         watcher = self._tasks.create_task(self._watch(spec.sandbox_id, instance))
@@ -186,6 +194,7 @@ class Cubelet:
         await instance.died()
         log.warning("sandbox.died", sandbox=sandbox_id)
         resident = self._residents.pop(sandbox_id, None)
+        self._unreachable(sandbox_id)
         for callback in self._death_callbacks:
             callback(sandbox_id)
         try:

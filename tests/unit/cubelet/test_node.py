@@ -195,6 +195,16 @@ async def test_recovery_adopts_what_lives_and_removes_the_rest(cubelet: Cubelet,
         await cubelet.get("i2")
 
 
+async def test_the_way_to_a_sandbox_is_forgotten_before_it_stops(cubelet: Cubelet) -> None:
+    forgotten: list[str] = []
+    cubelet.on_unreachable(forgotten.append)
+    await cubelet.create(spec())
+    assert forgotten == []
+    await cubelet.pause("i1")
+    await cubelet.destroy("i1")
+    assert forgotten == ["i1", "i1"]
+
+
 async def test_preparation_runs_beside_and_may_fail(runtime: ToldRuntime) -> None:
     prepared: asyncio.Queue[str] = asyncio.Queue()
 

@@ -1,0 +1,181 @@
+"""The whole service in one process: puts the parts together, runs them, and can take everything down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+
+from cube.api.app import create_api
+from cube.cli import logs
+from cube.cubelet.node import Cubelet
+from cube.cubelet.runtime.container.runtime import ContainerRuntime
+from cube.cubelet.storage.images import ImageStore
+from cube.envd.app import create_envd_app
+from cube.envd.interpreter import create_interpreter_app, prewarm
+from cube.master.sandboxes.service import SandboxService, sandbox_service
+from cube.proxy import sockets
+from cube.proxy.inbound import CubeProxy
+from cube.proxy.routes import Gone, Route
+from cube.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: Idle connections from the proxy are closed by the proxy, never by us: a request could be on its way.
+_KEEP_ALIVE_S = 24 * 3600
+#: What streams get to finish when the service ends.
+_GRACE_S = 2
+_SERVICE_HEADER = b"x-cube-service"
+
+
+async def serve(settings: Settings) -> bool:
+    """Run the service until SIGTERM or SIGINT; True for SIGINT, which asks to end the sandboxes too."""
+    logs.configure(settings.log_level)
+    ended = _stop_signal()
+    async with running(settings):
+        log.info("service.started", url=settings.public_url)
+        received = await ended
+    log.info("service.stopped", signal=received.name)
+    return received is signal.SIGINT
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[None]:
+    """The service, started; leaving stops it and lets its sandboxes live."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    async with AsyncExitStack() as stack:
+        images = ImageStore(settings)
+        await asyncio.to_thread(images.load)
+        runtime = ContainerRuntime(settings, images)
+        stack.push_async_callback(runtime.close)
+        await runtime.start()
+        cubelet = await stack.enter_async_context(Cubelet(runtime, images.templates, prepare=prewarm))
+        service = await stack.enter_async_context(sandbox_service(cubelet, settings))
+        await _open_doors(stack, settings, service, cubelet)
+        yield
+
+
+async def _open_doors(stack: AsyncExitStack, settings: Settings, service: SandboxService, cubelet: Cubelet) -> None:
+    """The two sockets behind the proxy, then the proxy itself."""
+    sockets.prepare_directory(settings.api_socket.parent, settings.proxy_uid)
+    doors = {
+        settings.api_socket: create_api(service, settings),
+        settings.envd_socket: _ByService(create_envd_app(cubelet), create_interpreter_app(cubelet)),
+    }
+    for path, app in doors.items():
+        listener = stack.enter_context(sockets.listening(path, settings.proxy_uid))
+        await stack.enter_async_context(_http_server(app, listener))
+    directory = _Directory(service, cubelet)
+    proxy = CubeProxy(settings, directory)
+    directory.proxy = proxy
+    cubelet.on_unreachable(proxy.removed)
+    stack.push_async_callback(proxy.close)
+    await proxy.start()
+
+
+class _ByService:
+    """envd and the code interpreter share a socket; the proxy says in a header which of them is meant."""
+
+    def __init__(self, envd: Any, interpreter: Any) -> None:
+        self._envd = envd
+        self._interpreter = interpreter
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        interpreter = scope["type"] == "http" and (_SERVICE_HEADER, b"interpreter") in scope["headers"]
+        await (self._interpreter if interpreter else self._envd)(scope, receive, send)
+
+
+class _Directory:
+    """Tells the proxy where a sandbox is; asked once per sandbox, for its first request to a port of its own."""
+
+    proxy: CubeProxy
+
+    def __init__(self, service: SandboxService, cubelet: Cubelet) -> None:
+        self._service = service
+        self._cubelet = cubelet
+
+    async def lookup(self, sandbox_id: str) -> Route | Gone | None:
+        """See :class:`cube.proxy.routes.Directory`."""
+        address = self._cubelet.address(sandbox_id)
+        if address is None:
+            return Gone(sandbox_id) if self._service.knows(sandbox_id) else None
+        route = Route(sandbox_id, address)
+        self.proxy.added(route)
+        return route
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to the service."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """No handlers."""
+        yield
+
+
+@asynccontextmanager
+async def _http_server(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+def _stop_signal() -> asyncio.Future[signal.Signals]:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if not ended.done():
+            ended.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return ended
+
+
+async def tear_down(settings: Settings) -> int:
+    """End every sandbox of the instance and remove what it has on this machine, the templates and records apart.
+
+    For a service that is not running, however it ended. Returns how many sandboxes there were.
+    """
+    runtime = ContainerRuntime(settings, ImageStore(settings))
+    found = await runtime.leftovers()
+    await runtime.remove()
+    _remove_run_dir(settings.run_dir)
+    return len(found)
+
+
+def _remove_run_dir(directory: Path) -> None:
+    """Only what is ours: the setting may name a directory that others use too."""
+    for name in ("sandboxes", "stage", "images", "proxy"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in ("cube-init", "cube.pid"):
+        (directory / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        directory.rmdir()

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import Service
+from tests.support.templates import builtin_templates
+
+
+@pytest.fixture(scope="session")
+def templates() -> Path:
+    """Directory with the default templates, built once per machine."""
+    return builtin_templates()
+
+
+@pytest.fixture(scope="session")
+def service(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A running service that the tests of a session share."""
+    service = Service(tmp_path_factory.mktemp("service"), templates, "e2ea", "10.232.0.0/20")
+    service.up()
+    try:
+        yield service
+    finally:
+        service.down()
+
+
+@pytest.fixture
+def own_service(templates: Path, tmp_path: Path) -> Iterator[Service]:
+    """A service for one test, not started yet."""
+    service = Service(tmp_path, templates, "e2eb", "10.233.0.0/20")
+    try:
+        yield service
+    finally:
+        service.down()
