@@ -303,7 +303,11 @@ class TestCancellation:
             await asyncio.sleep(0)
         task.cancel()
         (result,) = await asyncio.gather(task, return_exceptions=True)
-        assert isinstance(result, asyncio.CancelledError)
+        # After some turns it may have been too late to cancel.
+        if isinstance(result, Launched) and turns > 1:
+            await end(result)
+        else:
+            assert isinstance(result, asyncio.CancelledError)
         assert await childless(launcher_pid(launcher))
         assert place.processes() == []
         assert open_fds() == before
