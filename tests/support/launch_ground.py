@@ -100,6 +100,14 @@ def make_cgroup() -> Path:
     return cgroup
 
 
+async def remove_cgroup(cgroup: Path) -> None:
+    """Remove a cgroup, with the sandbox that a failed test has left in it."""
+    for pid in read(cgroup / "cgroup.procs").split():
+        with suppress(ProcessLookupError):
+            await kill(int(pid))
+    os.rmdir(cgroup)
+
+
 def make_image(directory: Path) -> None:
     """A root file system whose programs are those of the host, shown read-only."""
     for name in ("usr", "etc", "proc", "sys", "dev", "root", "outside"):
@@ -203,7 +211,7 @@ async def ground(launcher: Launcher, directory: Path) -> AsyncIterator[Ground]:
         os.chown(directory / "lay,er:1/upper", ID_BASE, ID_BASE)
         user_namespace = keep(await launcher.userns(ID_BASE, ID_COUNT))
         cgroup = make_cgroup()
-        stack.callback(cgroup.rmdir)
+        stack.push_async_callback(remove_cgroup, cgroup)
         listening = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         listening.bind(str(directory / "control"))
         listening.listen()
