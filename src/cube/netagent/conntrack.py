@@ -1,15 +1,17 @@
-"""Forget the tracked connections of an address, so that they do not outlive the sandbox that had it.
+"""Forget the tracked connections of addresses, so that they do not outlive the sandboxes that had them.
 
-Constants: <linux/netfilter/nfnetlink_conntrack.h>. Entries are looked for and deleted one by one: a filter on the
-delete request is unknown to kernels before 5.8, which would forget the connections of the whole machine instead.
+Constants: <linux/netfilter/nfnetlink_conntrack.h>. All entries are listed and the ones that match are deleted by name.
+The kernel could filter, but before 5.8 it does not know how and would delete the connections of the whole machine; and
+every listing walks its whole table (some milliseconds), so one listing for many addresses is what saves time.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -24,48 +26,37 @@ _CTA_IP_V4_SRC: Final = 1
 _CTA_IP_V4_DST: Final = 2
 _CTA_ID: Final = 12
 _CTA_ZONE: Final = 18
-_CTA_FILTER: Final = 25
-_CTA_FILTER_ORIG_FLAGS: Final = 1
 #: nfgenmsg: family, version, resource id.
 _GENERIC: Final = struct.pack("=BBH", socket.AF_INET, 0, 0)
-#: What names an entry in a delete request.
-_NAMES: Final = (_CTA_TUPLE_ORIG, _CTA_ID, _CTA_ZONE)
 
 
-def forget(address: IPv4Address) -> int:
-    """Delete every entry that this address began or that was opened to it; returns how many there were.
+def forget(addresses: Collection[IPv4Address]) -> int:
+    """Delete every entry that one of these began or that was opened to one of them; returns how many there were.
 
     Acts on the namespace of the calling thread. ``OSError`` when the kernel has no conntrack over netlink.
     """
+    if not addresses:
+        return 0
+    packed = {address.packed for address in addresses}
+    perhaps = re.compile(b"|".join(map(re.escape, packed)))
     with NetlinkSocket(_NETLINK_NETFILTER) as netlink:
-        deleted = 0
-        for entry in [*_entries(netlink, _CTA_IP_V4_SRC, address), *_entries(netlink, _CTA_IP_V4_DST, address)]:
-            deleted += _delete(netlink, entry)
-        return deleted
+        entries = netlink.dump(Message(_CT_GET, 0, _GENERIC))
+        found = [parse_attributes(entry.body[len(_GENERIC) :]) for entry in entries if perhaps.search(entry.body)]
+        return sum(_delete(netlink, entry) for entry in found if packed & _ends(entry))
 
 
-def _entries(netlink: NetlinkSocket, end: int, address: IPv4Address) -> Iterator[dict[int, bytes]]:
-    # The flag of an end in the filter is the bit of its attribute number, counted from zero. Kernels that do not know
-    # the filter answer with everything, so each entry is compared here as well.
-    wanted = nested(_CTA_TUPLE_ORIG, nested(_CTA_TUPLE_IP, attribute(end, address.packed)))
-    flags = nested(_CTA_FILTER, attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", 1 << (end - 1))))
-    for message in netlink.dump(Message(_CT_GET, 0, _GENERIC + wanted + flags)):
-        entry = parse_attributes(message.body[len(_GENERIC) :])
-        ends = parse_attributes(parse_attributes(entry.get(_CTA_TUPLE_ORIG, b"")).get(_CTA_TUPLE_IP, b""))
-        if ends.get(end) == address.packed:
-            yield entry
+def _ends(entry: dict[int, bytes]) -> set[bytes]:
+    addresses = parse_attributes(parse_attributes(entry.get(_CTA_TUPLE_ORIG, b"")).get(_CTA_TUPLE_IP, b""))
+    return {addresses.get(_CTA_IP_V4_SRC, b""), addresses.get(_CTA_IP_V4_DST, b"")}
 
 
 def _delete(netlink: NetlinkSocket, entry: dict[int, bytes]) -> bool:
-    names = b"".join(_name(kind, entry[kind]) for kind in _NAMES if kind in entry)
+    name = nested(_CTA_TUPLE_ORIG, entry[_CTA_TUPLE_ORIG])
+    name += b"".join(attribute(kind, entry[kind]) for kind in (_CTA_ID, _CTA_ZONE) if kind in entry)
     try:
-        netlink.request([Message(_CT_DELETE, 0, _GENERIC + names)])
+        netlink.request([Message(_CT_DELETE, 0, _GENERIC + name)])
     except OSError as error:
         if error.errno != errno.ENOENT:  # it ended by itself meanwhile
             raise
         return False
     return True
-
-
-def _name(kind: int, value: bytes) -> bytes:
-    return nested(kind, value) if kind == _CTA_TUPLE_ORIG else attribute(kind, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
@@ -117,28 +117,29 @@ class LinkFactory:
             _log.warning("cannot look into the namespace of %s: %s", link.interface, error)
             return False
 
-    def drop(self, link: Link) -> None:
-        """Let go of a link without processes; the kernel takes the interface away a little later."""
-        os.close(link.namespace)
-        self._forget(link.address)
+    def drop(self, links: Collection[Link]) -> None:
+        """Let go of links without processes; the kernel takes their interfaces away a little later."""
+        busy = {interface.name for interface in self._ours() if interface.traffic}
+        for link in links:
+            os.close(link.namespace)
+        self._forget([link.address for link in links if link.interface in busy])
 
     def cut(self, index: int) -> None:
         """Delete the interface of an index now, whoever is at the other end; succeeds when there is none."""
         for link in self._host.links(self._plan.interface(index)):
             if link.name == self._plan.interface(index):
                 self._delete(link)
-                self._forget(self._plan.sandbox(index).ip)
+                self._forget([self._plan.sandbox(index).ip])
 
     def existing(self) -> set[int]:
         """Indices whose interface is there."""
         found = (self._plan.index(link.name) for link in self._host.links(self._plan.prefix))
         return {index for index in found if index is not None}
 
-    def remove_all(self, links: Iterable[Link]) -> None:
+    def remove_all(self, links: Collection[Link]) -> None:
         """Let go of links and wait until no interface of this instance is there; delete what others hold on to."""
         with RouteSocket(groups=RTMGRP_LINK) as events:
-            for link in links:
-                self.drop(link)
+            self.drop(links)
             deadline = time.monotonic() + _REMOVAL_TIME
             while self._ours() and (left := deadline - time.monotonic()) > 0:
                 events.wait(left)
@@ -201,8 +202,8 @@ class LinkFactory:
         except OSError as error:
             _log.debug("%s went away before it was deleted: %s", link.name, error)
 
-    def _forget(self, address: IPv4Address) -> None:
+    def _forget(self, addresses: Collection[IPv4Address]) -> None:
         try:
-            conntrack.forget(address)
+            conntrack.forget(addresses)
         except OSError as error:
-            _log.warning("cannot forget the tracked connections of %s: %s", address, error)
+            _log.warning("cannot forget tracked connections: %s", error)

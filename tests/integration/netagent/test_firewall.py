@@ -64,7 +64,7 @@ async def test_gateway_answers_ping(pool: LinkPool, firewall: Firewall) -> None:
     link = await pool.acquire()
     answer = await run(PING, link.gateway, namespace=link.namespace, uid=64999)
     assert answer == str(link.gateway)
-    assert conntrack.forget(link.address) == 0, "a sandbox could fill the connection table with pings"
+    assert conntrack.forget([link.address]) == 0, "a sandbox could fill the connection table with pings"
 
 
 async def test_host_is_closed_at_once(pool: LinkPool, firewall: Firewall, host_port: int) -> None:
@@ -175,5 +175,5 @@ async def test_forgetting_connections_cuts_them(
     server = start(GREET, namespace=link.namespace)
     port = server.stdout.readline().strip()  # type: ignore[union-attr]
     assert await run(CONNECT, link.address, port, uid=settings.proxy_uid) == "hello"
-    assert conntrack.forget(link.address) == 1
-    assert conntrack.forget(link.address) == 0
+    assert conntrack.forget([link.address]) == 1
+    assert conntrack.forget([link.address]) == 0
