@@ -1,7 +1,8 @@
 """A master that creates and deletes sandboxes as fast as it can, until it is killed.
 
 ``python -m support.crash_victim DIRECTORY SEED``: the node's sandboxes are files in ``DIRECTORY/node``, so that they
-outlive the process as real ones do. Prints ``+id`` when a client has been told of a sandbox, ``-id`` before it asks for its end.
+outlive the process as real ones do. Prints ``+id`` when a client has been told of a sandbox, ``-id`` before it asks for
+its end.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def create_api(service: SandboxService, settings: Settings) -> FastAPI:
         app.include_router(router)
         app.include_router(router, prefix=CUBE_PREFIX, include_in_schema=False)
     errors.install(app)
-    openapi.install(app)
+    openapi.install(app, settings.max_timeout)
     _add_middleware(app, settings.api_key)
     return app
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from cube.api.schemas.base import respond
 from cube.api.schemas.common import Error
-from cube.model.errors import CubeError, InvalidInput, LimitExceeded, Unavailable
+from cube.model.errors import CubeError, HostError, InvalidInput, LimitExceeded, StorageFull, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ def install(app: FastAPI) -> None:
 
 def _cube_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, CubeError)  # noqa: S101  registered for this type only
-    if error.code >= 500 and not isinstance(error, Unavailable):
+    if isinstance(error, HostError | StorageFull):
         log.error("api.failed", code=error.code, exc_info=error)
     return error_response(error.code, _message(error), _retry_headers(error))
 

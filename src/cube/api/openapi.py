@@ -30,18 +30,18 @@ def failures(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": Error, "description": _DESCRIPTIONS[code]} for code in sorted({*_ALWAYS, *codes})}
 
 
-def install(app: FastAPI) -> None:
-    """Have ``app`` serve the corrected description."""
+def install(app: FastAPI, max_timeout: int) -> None:
+    """Have ``app`` serve the corrected description, in which timeouts go up to ``max_timeout``."""
 
     def description() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app)
+            app.openapi_schema = _describe(app, max_timeout)
         return app.openapi_schema
 
     app.openapi = description  # type: ignore[method-assign]  # the way that FastAPI documents
 
 
-def _describe(app: FastAPI) -> dict[str, Any]:
+def _describe(app: FastAPI, max_timeout: int) -> dict[str, Any]:
     schema = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
     )
@@ -50,8 +50,18 @@ def _describe(app: FastAPI) -> dict[str, Any]:
             operation["responses"].pop("422", None)  # validation failures are answered 400
     for name in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(name, None)
+    _bound_timeouts(schema, max_timeout)
     _add_security(schema)
     return schema
+
+
+def _bound_timeouts(schema: dict[str, Any], max_timeout: int) -> None:
+    """The bound is a setting, so the classes of the bodies do not know it."""
+    for body in schema["components"]["schemas"].values():
+        timeout = body.get("properties", {}).get("timeout", {})
+        for variant in [timeout, *timeout.get("anyOf", [])]:
+            if "maximum" in variant:
+                variant["maximum"] = max_timeout
 
 
 def _add_security(schema: dict[str, Any]) -> None:

@@ -30,6 +30,13 @@ _MetadataFilter = Annotated[
     str | None,
     Query(max_length=65536, description="`key=value&…`, keys and values percent-encoded, and the whole once more."),
 ]
+_StateFilter = Annotated[
+    list[str],
+    Query(
+        description="`running`, `paused`, or both joined by a comma.",
+        json_schema_extra={"items": {"type": "string", "pattern": "^(running|paused)(,(running|paused))*$"}},
+    ),
+]
 
 
 class SandboxRoutes:
@@ -70,7 +77,7 @@ class SandboxRoutes:
     async def page(
         self,
         metadata: _MetadataFilter = None,
-        state: Annotated[list[str], Query(description="`running`, `paused`, or both joined by a comma.")] = [],  # noqa: B006
+        state: _StateFilter = [],  # noqa: B006  FastAPI copies it
         template: Annotated[str | None, Query(max_length=400, description="Id or name of a template.")] = None,
         started_after: Annotated[AwareDatetime | None, Query(alias="startedAfter")] = None,
         order: Literal["asc", "desc"] = "desc",

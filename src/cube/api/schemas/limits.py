@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 #: Most bytes of all keys and values of one map together.
 _METADATA_BYTES = 64 * 1024
@@ -35,5 +35,13 @@ _EnvValue = Annotated[str, Field(max_length=120_000, pattern=r"^[^\x00]*$")]
 Metadata = Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=128), AfterValidator(_small_metadata)]
 Environment = Annotated[dict[_EnvName, _EnvValue], Field(max_length=1024), AfterValidator(_small_environment)]
 
-#: Seconds; how long a sandbox may live at most is decided by the service.
-Seconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 15.0 is as good as 15."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+#: Comes last in an annotation, so that it is applied first.
+WHOLE = BeforeValidator(_whole)
+#: How long a sandbox may live at most is decided by the service; the served description says it.
+Seconds = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from cube.api.schemas.base import RequestBody
-from cube.api.schemas.limits import Environment, Metadata, Seconds
+from cube.api.schemas.limits import WHOLE, Environment, Metadata, Seconds
+from cube.model.ids import TEMPLATE_REF
 
 
 class AutoResume(RequestBody):
@@ -33,7 +34,7 @@ class Network(RequestBody):
     rules: dict[str, Any] | list[Any] | None = None
     allow_public_traffic: bool | None = None
     mask_request_host: str | None = None
-    https_ports: list[int] | None = None
+    https_ports: list[Annotated[int, WHOLE]] | None = None
 
 
 class NewSandbox(RequestBody):
@@ -55,7 +56,14 @@ class NewSandbox(RequestBody):
         }
     )
 
-    template_id: Annotated[str, Field(max_length=400, description="Id or name of a template: `base`, `team/base:v2`.")]
+    template_id: Annotated[
+        str,
+        Field(
+            max_length=400,
+            description="Id or name of a template: `base`, `team/base:v2`.",
+            json_schema_extra={"pattern": f"^{TEMPLATE_REF.pattern}$"},
+        ),
+    ]
     timeout: Annotated[Seconds | None, Field(description="Seconds until it is ended or paused.")] = None
     auto_pause: Annotated[bool, Field(description="Pause instead of ending when the time is up.")] = False
     auto_pause_memory: Annotated[bool, Field(description="Whether an automatic pause keeps memory.")] = True
@@ -81,7 +89,7 @@ class SetTimeout(RequestBody):
 class Refresh(RequestBody):
     """A sandbox to keep."""
 
-    duration: Annotated[int, Field(ge=0, le=3600, description="Seconds from now that it lives at least.")] = 15
+    duration: Annotated[int, Field(ge=0, le=3600, description="Seconds from now that it lives at least."), WHOLE] = 15
 
 
 class Connect(RequestBody):

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from cube.api.creation import create_request
+from cube.api.schemas.requests import NewSandbox
+from cube.master.sandboxes.requests import CreateSandbox
+from cube.model.errors import Unsupported
+from cube.model.sandbox import OnTimeout
+
+
+def request(**fields: object) -> CreateSandbox:
+    return create_request(NewSandbox.model_validate({"templateID": "base", **fields}), default_timeout=15)
+
+
+def test_defaults() -> None:
+    assert request() == CreateSandbox("base", 15)
+
+
+def test_an_explicit_timeout_of_zero_is_not_the_default() -> None:
+    assert request(timeout=0).timeout == 0
+
+
+@pytest.mark.parametrize("fields", [{"autoPause": True}, {"lifecycle": {"onTimeout": "pause"}}])
+def test_both_ways_to_ask_for_a_pause(fields: dict[str, object]) -> None:
+    assert request(**fields).on_timeout is OnTimeout.PAUSE
+
+
+@pytest.mark.parametrize("fields", [{"autoResume": {"enabled": True}}, {"lifecycle": {"autoResume": True}}])
+def test_both_ways_to_ask_for_waking(fields: dict[str, object]) -> None:
+    assert request(**fields).auto_resume
+
+
+def test_both_names_of_the_environment() -> None:
+    assert request(envs={"A": "1", "B": "1"}, envVars={"B": "2"}).env_vars == {"A": "1", "B": "2"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"network": None},
+        {"network": {}},
+        {"network": {"allowPublicTraffic": True, "denyOut": ["0.0.0.0/0"], "allowOut": []}},
+        {"allow_internet_access": False},
+        {"secure": False},
+        {"mcp": {"server": {}}},
+        {"volumeMounts": []},
+        {"iam": {}},
+    ],
+)
+def test_what_asks_for_nothing_more_is_accepted(fields: dict[str, object]) -> None:
+    assert request(**fields) == CreateSandbox("base", 15)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"autoPauseMemory": False}, "autoPauseMemory"),
+        ({"volumeMounts": [{"name": "v", "path": "/v"}]}, "volumeMounts"),
+        ({"iam": {"tokens": {}}}, "iam"),
+        ({"metadata": {"host-mount": "[]"}}, "host-mount"),
+        ({"network": {"allowOut": ["1.1.1.1"]}}, "allowOut"),
+        ({"network": {"allowPublicTraffic": False}}, "allowPublicTraffic"),
+        ({"network": {"maskRequestHost": "x"}}, "maskRequestHost"),
+        ({"network": {"rules": {"x": []}}}, "rules"),
+        ({"network": {"egressProxy": {"address": "x:1"}}}, "egressProxy"),
+        ({"network": {"dnsServers": ["1.1.1.1"]}}, "dnsServers"),
+        ({"network": {"httpsPorts": [443]}}, "httpsPorts"),
+    ],
+)
+def test_a_wish_that_cannot_be_fulfilled_is_refused_by_name(fields: dict[str, object], name: str) -> None:
+    with pytest.raises(Unsupported, match=name):
+        request(**fields)
