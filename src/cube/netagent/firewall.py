@@ -26,7 +26,8 @@ table inet {table} {{
     iifname != "{links}*" accept
     meta nfproto != ipv4 drop
     fib saddr . iif oif missing drop
-    {not_local}
+    fib daddr type != local meta l4proto tcp reject with tcp reset
+    fib daddr type != local reject with icmp type admin-prohibited
     icmp type echo-request notrack
   }}
   chain input {{
@@ -58,8 +59,6 @@ table inet {table} {{
   }}
 }}
 """
-_REFUSE_NOT_LOCAL = """fib daddr type != local meta l4proto tcp reject with tcp reset
-    fib daddr type != local reject with icmp type admin-prohibited"""
 # `add` before `delete` makes deleting what may not be there no error; all of it is one transaction.
 _REPLACE = "add table inet {table}\ndelete table inet {table}\n"
 
@@ -73,7 +72,6 @@ class Firewall:
             table=settings.instance,
             links=f"{settings.instance}-",
             proxy_uid=settings.proxy_uid,
-            not_local=_REFUSE_NOT_LOCAL,
         )
 
     @property
