@@ -25,7 +25,7 @@ def bootstrap(node: str, admin_socket: Path, xds_socket: Path) -> Json:
 def _ads() -> Json:
     """Without the short back-off Envoy takes 11 s to come back to a restarted control plane."""
     back_off = {"base_interval": seconds(0.1), "max_interval": seconds(0.5)}
-    service = {"envoy_grpc": {"cluster_name": "xds"}, "retry_policy": {"retry_back_off": back_off}}
+    service = {"envoy_grpc": {"cluster_name": "xds", "retry_policy": {"retry_back_off": back_off}}}
     return {
         "api_type": "DELTA_GRPC",
         "transport_api_version": "V3",
