@@ -100,9 +100,9 @@ class LocalGuest:
 
     async def spawn(self, request: SpawnRequest) -> LocalProcess:
         cwd = self._path(request.cwd, request.user)
-        if not cwd.is_dir():
-            raise InvalidInput(f"cwd '{request.cwd}' does not exist", field="cwd")
         with _translated():
+            if not cwd.is_dir():
+                raise InvalidInput(f"cwd '{request.cwd}' does not exist", field="cwd")
             process = self._popen(request, cwd)
         self.processes.append(process)
         return process

@@ -13,7 +13,7 @@ import structlog
 
 from cube.envd.asgi import ClientDisconnected, Message, Receive, Scope, Send, header, respond_json
 from cube.envd.auth import require_token, signed_by
-from cube.envd.errors import rest_body, sandbox_gone
+from cube.envd.errors import INTERNAL_ERROR, rest_body, sandbox_gone
 from cube.envd.files.service import get_file, post_compose, post_files
 from cube.envd.rest import get_envs, get_health, get_metrics, post_init
 from cube.envd.rpc import RpcServices
@@ -126,6 +126,10 @@ class _Exchange:
                 log.warning("a response was cut off", path=scope["path"], error=error.message)
                 return
             await self._refuse(error, scope)
+        except Exception:
+            log.exception("answering a request failed", path=scope["path"])
+            if not self._begun:
+                await respond_json(self._send, 500, rest_body(500, INTERNAL_ERROR))
 
     async def _tracked(self, message: Message) -> None:
         self._begun = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+import structlog
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 
@@ -22,6 +23,10 @@ from cube.model.errors import (
     Unavailable,
     Unsupported,
 )
+
+INTERNAL_ERROR = "the service made a mistake; its log has the details"
+
+log = structlog.get_logger(__name__)
 
 _CODES: dict[type[CubeError], Code] = {
     InvalidInput: Code.INVALID_ARGUMENT,
@@ -75,7 +80,10 @@ def connect_error(error: CubeError) -> ConnectError:
 
 
 class connect_errors:
-    """Turn the ``CubeError`` or ``TimeoutError`` that leaves the block into a Connect error."""
+    """Turn the ``CubeError`` or ``TimeoutError`` that leaves the block into a Connect error.
+
+    Any other exception is a fault of ours: it is logged, and the client learns no more than that.
+    """
 
     __slots__ = ()
 
@@ -89,6 +97,9 @@ class connect_errors:
             raise connect_error(error) from error
         if isinstance(error, TimeoutError):
             raise ConnectError(Code.DEADLINE_EXCEEDED, "the time limit of the request is over") from error
+        if isinstance(error, Exception) and not isinstance(error, ConnectError):
+            log.error("answering an RPC failed", exc_info=error)
+            raise ConnectError(Code.INTERNAL, INTERNAL_ERROR) from error
 
 
 def rest_body(status: int, message: str) -> dict[str, object]:

@@ -45,6 +45,8 @@ _HEADERS = {
     b"connect-protocol-version",
     b"connect-timeout-ms",
 }
+#: Brackets of a message that need no look at how they are nested.
+_CERTAINLY_SHALLOW = 256
 _SHORTEST_KEEPALIVE = 1.0
 _LONGEST_KEEPALIVE = 3600.0
 
@@ -53,7 +55,7 @@ class RpcServices:
     """Dispatches to the two services."""
 
     def __init__(self) -> None:
-        codecs: list[Codec[Any, Any]] = [_StrictCodec(proto_json_codec()), _StrictCodec(proto_binary_codec())]
+        codecs: list[Codec[Any, Any]] = [_StrictJsonCodec(proto_json_codec()), _StrictCodec(proto_binary_codec())]
         process = ProcessASGIApplication(ProcessService(), read_max_bytes=MESSAGE_LIMIT, compressions=(), codecs=codecs)
         filesystem = FilesystemASGIApplication(
             FilesystemService(), read_max_bytes=MESSAGE_LIMIT, compressions=(), codecs=codecs
@@ -105,6 +107,20 @@ class _StrictCodec:
             return self._codec.decode(data, message_class)  # type: ignore[no-any-return]
         except (ValueError, TypeError, OverflowError, RecursionError, KeyError, EOFError) as error:
             raise ConnectError(Code.INVALID_ARGUMENT, f"the message cannot be decoded: {error}") from error
+
+
+class _StrictJsonCodec(_StrictCodec):
+    """Keeps deeply nested JSON away from the native decoder of protobuf-py 0.6: there it overflows the stack, and the
+    whole service dies of it. ``orjson`` refuses more than 1024 levels.
+    """
+
+    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Message:
+        if data.count(b"[") + data.count(b"{") > _CERTAINLY_SHALLOW:
+            try:
+                orjson.loads(data)
+            except orjson.JSONDecodeError as error:
+                raise ConnectError(Code.INVALID_ARGUMENT, f"the message is not JSON: {error}") from error
+        return super().decode(data, message_class)
 
 
 def _content_type_fits(scope: Scope) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from cube.envd.filesystem.entries import entry_info, permissions
 from support.entries import FILE
 
+
 @pytest.mark.parametrize(
     ("mode", "text"),
     [

@@ -57,6 +57,8 @@ def test_a_time_limit_is_a_deadline() -> None:
     assert caught.value.code is Code.DEADLINE_EXCEEDED
 
 
-def test_faults_of_ours_pass_through() -> None:
-    with pytest.raises(ZeroDivisionError), connect_errors():
-        raise ZeroDivisionError
+def test_faults_of_ours_tell_nothing() -> None:
+    with pytest.raises(ConnectError) as caught, connect_errors():
+        raise OSError(2, "No such file", "/var/lib/cube/secret")
+    assert caught.value.code is Code.INTERNAL
+    assert "secret" not in caught.value.message

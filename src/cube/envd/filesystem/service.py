@@ -30,7 +30,7 @@ class FilesystemService(Filesystem):
     async def make_dir(self, request: pb.MakeDirRequest, ctx: RequestContext[Any, Any]) -> pb.MakeDirResponse:
         """Make a directory and its parents."""
         call = current_call.get()
-        with _file_errors(call, request.path):
+        with _file_errors(call, request.path, required=True):
             try:
                 entry = await call.sandbox.guest.make_dir(request.path, call.user)
             except Conflict as error:
@@ -40,8 +40,8 @@ class FilesystemService(Filesystem):
     async def move(self, request: pb.MoveRequest, ctx: RequestContext[Any, Any]) -> pb.MoveResponse:
         """Rename."""
         call = current_call.get()
-        _checked(request.destination)
-        with _file_errors(call, request.source):
+        with _file_errors(call, request.source, required=True):
+            _check(request.destination, required=True)
             entry = await call.sandbox.guest.move(request.source, request.destination, call.user)
         return pb.MoveResponse(entry=entry_info(entry))
 
@@ -55,7 +55,7 @@ class FilesystemService(Filesystem):
     async def remove(self, request: pb.RemoveRequest, ctx: RequestContext[Any, Any]) -> pb.RemoveResponse:
         """Remove a file or a tree."""
         call = current_call.get()
-        with _file_errors(call, request.path):
+        with _file_errors(call, request.path, required=True):
             await call.sandbox.guest.remove(request.path, call.user)
         return pb.RemoveResponse()
 
@@ -100,10 +100,10 @@ class FilesystemService(Filesystem):
 
 
 @contextmanager
-def _file_errors(call: Call, path: str) -> Iterator[None]:
+def _file_errors(call: Call, path: str, *, required: bool = False) -> Iterator[None]:
     """Check the path, and give failures the texts that clients know."""
     with connect_errors():
-        _check(path)
+        _check(path, required=required)
         try:
             yield
         except NotFound as error:
@@ -112,11 +112,9 @@ def _file_errors(call: Call, path: str) -> Iterator[None]:
             raise UnknownUser(call.user) from error
 
 
-def _checked(path: str) -> None:
-    with connect_errors():
-        _check(path)
-
-
-def _check(path: str) -> None:
+def _check(path: str, *, required: bool = False) -> None:
+    # An empty path is the home directory: fine to look at, but nobody who forgot the path wants it removed.
+    if required and not path:
+        raise InvalidInput("the path is missing", field="path")
     if "\0" in path:
         raise InvalidInput("a path cannot contain a NUL character", field="path")
