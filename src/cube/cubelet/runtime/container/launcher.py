@@ -1,6 +1,6 @@
 """The launcher: one ``cube-init launch`` process of the service, which clones the first process of every sandbox.
 
-The service itself must not fork: it is large, threaded and full of descriptors. The launcher is 90 KB, runs from a
+The service itself must not fork: it is large, threaded and full of descriptors. The launcher is small, runs from a
 sealed copy of its binary, so that no sandbox can ever write to what the host executes (CVE-2019-5736), and is started
 again when it died; sandboxes do not depend on it once they serve.
 """
