@@ -51,6 +51,7 @@ enum {
 #define K_CLONE_NEWUSER 0x10000000ull
 #define K_CLONE_NEWPID 0x20000000ull
 #define K_CLONE_NEWNET 0x40000000ull
+#define K_CLONE_INTO_CGROUP 0x200000000ull
 
 struct k_open_how {
     uint64_t flags, mode, resolve;
@@ -61,7 +62,7 @@ struct k_mount_attr {
 };
 
 struct k_clone_args {
-    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
 };
 
 struct k_sock_fprog {

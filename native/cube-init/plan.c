@@ -32,6 +32,7 @@ static const struct operation operations[] = {
     [22] = {"", step_no_new_privs},
     [23] = {"b", step_seccomp},
     [24] = {"ddn", step_serve},
+    [25] = {"d", step_clone_into_cgroup},
 };
 enum { N_OPERATIONS = sizeof operations / sizeof *operations };
 
@@ -92,10 +93,11 @@ static bool decode_step(struct plan *plan, struct message *message, struct step 
     return !message->body.bad;
 }
 
-/* SERVE is the last step and nothing but the last. */
+/* SERVE is the last step and nothing but the last; CLONE_INTO_CGROUP can only be the first. */
 static bool well_ordered(const struct plan *plan, uint32_t index, uint32_t count)
 {
-    return (plan->steps[index].operation->run == step_serve) == (index + 1 == count);
+    int (*run)(struct sandbox *, const union field *) = plan->steps[index].operation->run;
+    return (run == step_serve) == (index + 1 == count) && (run != step_clone_into_cgroup || index == 0);
 }
 
 static bool decode_steps(struct plan *plan, struct message *message)
@@ -120,6 +122,12 @@ int plan_decode(struct plan *plan, struct message *message)
         return 0;
     errno = EBADMSG;
     return -1;
+}
+
+int plan_cgroup(const struct plan *plan)
+{
+    const struct step *first = &plan->steps[0];
+    return first->operation->run == step_clone_into_cgroup ? first->fields[0].fd : -1;
 }
 
 int plan_control(const struct plan *plan)

@@ -42,6 +42,9 @@ struct plan {
  * UINT32_MAX for a number of steps that cannot be. */
 int plan_decode(struct plan *plan, struct message *message);
 
+/* The directory of the cgroup that the process is to be born in, -1 for the launcher's own. */
+int plan_cgroup(const struct plan *plan);
+
 /* The control socket that the SERVE step names. */
 int plan_control(const struct plan *plan);
 

@@ -49,6 +49,7 @@ int step_file(struct sandbox *sandbox, const union field *f);
 
 /* place.c: where it runs */
 int step_join_cgroup(struct sandbox *sandbox, const union field *f);
+int step_clone_into_cgroup(struct sandbox *sandbox, const union field *f);
 int step_enter_net(struct sandbox *sandbox, const union field *f);
 int step_new_cgroupns(struct sandbox *sandbox, const union field *f);
 int step_hostname(struct sandbox *sandbox, const union field *f);

@@ -68,8 +68,18 @@ class Cgroup:
             if not path.is_dir():
                 raise NotFound(f"the control group {path} is gone")
 
-    def procs_fds(self) -> list[int]:
+    def directory_fd(self) -> int | None:
+        """The directory in the new interface's hierarchy, to be born in; ``None`` without that hierarchy. The caller
+        closes it. Moving in later takes the lock over all processes, which waits for a grace period (8 to 14 ms)."""
+        for hierarchy, path in self._directories.items():
+            if hierarchy.version != 1:
+                return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return None
+
+    def procs_fds(self, *, born: bool = False) -> list[int]:
         """Descriptors to join by writing ``0``, one per hierarchy; the caller closes them.
+
+        ``born`` leaves out the one that a process born in :meth:`directory_fd` is in already.
 
         Of the old interface it is the file ``tasks``: the joiner has one thread, and for one thread that moves itself
         the kernel takes no lock over all processes of the machine (measured: 0.15 ms at worst, against 8 ms).
@@ -77,6 +87,8 @@ class Cgroup:
         with contextlib.ExitStack() as opened:
             found = []
             for hierarchy, path in self._directories.items():
+                if born and hierarchy.version != 1:
+                    continue
                 file = "tasks" if hierarchy.version == 1 else "cgroup.procs"
                 found.append(os.open(path / file, os.O_WRONLY | os.O_CLOEXEC))
                 opened.callback(os.close, found[-1])

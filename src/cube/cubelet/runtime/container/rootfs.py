@@ -124,7 +124,7 @@ def _tmpfs(base: int, mode: str, *more: str) -> tuple[tuple[str, str], ...]:
 
 
 def _identity(place: Place) -> Iterator[Step]:
-    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n{place.address} {place.hostname}\n"
+    hosts = f"127.0.0.1 localhost\n{place.address} {place.hostname}\n"
     files = {
         "/etc/hosts": hosts,
         "/etc/hostname": f"{place.hostname}\n",

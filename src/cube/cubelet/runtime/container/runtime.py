@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from cube.cubelet.cgroups.detect import detect
+from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.runtime.base import Capabilities, Instance, LocalGuest, Snapshot
 from cube.cubelet.runtime.container import rootfs, syscalls, users
@@ -22,7 +23,7 @@ from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.record import Record, Records, start_time
 from cube.cubelet.runtime.container.seats import Seat, SeatPool
-from cube.cubelet.runtime.container.steps import EnterNet, Hostname, JoinCgroup, NewCgroupNamespace, Plan
+from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, Hostname, JoinCgroup, NewCgroupNamespace, Plan, Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
@@ -233,7 +234,7 @@ class ContainerRuntime:
             sudo=self._program if sudo_uids else None,
         )
         plan = Plan(listener.fileno(), sudo_uids)
-        plan.add(*(JoinCgroup(borrowed.enter_context(_closing(fd))) for fd in seat.cgroup.procs_fds()))
+        plan.add(*_into_cgroup(seat.cgroup, borrowed))
         plan.add(EnterNet(seat.link.namespace), NewCgroupNamespace(), Hostname(spec.sandbox_id))
         plan.add(*rootfs.file_system(place), *rootfs.rights(namespace, spec.resources))
         return plan
@@ -275,6 +276,14 @@ class ContainerRuntime:
             await self._cgroups.destroy(str(record.seat))
             await self._links.discard(record.seat)
         await asyncio.to_thread(self._erase, sandbox_id)
+
+
+def _into_cgroup(cgroup: Cgroup, borrowed: ExitStack) -> Iterator[Step]:
+    born = cgroup.directory_fd()
+    if born is not None:
+        yield CloneIntoCgroup(borrowed.enter_context(_closing(born)))
+    for fd in cgroup.procs_fds(born=True):
+        yield JoinCgroup(borrowed.enter_context(_closing(fd)))
 
 
 def _instance(spec: SandboxSpec, seat: Seat, control: socket.socket) -> ContainerInstance:

@@ -55,6 +55,24 @@ class JoinCgroup(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class CloneIntoCgroup(Step):
+    """Be born in the cgroup of this open directory (version 2 only); must be the first step.
+
+    Joining later takes the lock over all processes of the machine and waits for a grace period of the kernel: measured,
+    10 ms where this takes none.
+    """
+
+    op: ClassVar[int] = 25
+    directory: int
+
+    def encode(self, body: Writer, index: Index) -> None:
+        body.u32(index(self.directory))
+
+    def __str__(self) -> str:
+        return "being born in its cgroup"
+
+
+@dataclass(frozen=True, slots=True)
 class EnterNet(Step):
     """Enter this network namespace."""
 

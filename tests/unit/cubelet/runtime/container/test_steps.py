@@ -38,6 +38,7 @@ def u32(*values: int) -> bytes:
 
 LAYOUTS: list[tuple[Step, bytes]] = [
     (steps.JoinCgroup(40), u32(0)),
+    (steps.CloneIntoCgroup(40), u32(0)),
     (steps.EnterNet(41), u32(1)),
     (steps.NewCgroupNamespace(), b""),
     (steps.Hostname("h"), text("h")),
@@ -81,7 +82,7 @@ def test_every_step_is_in_the_document_under_its_number() -> None:
     found = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper(): kind.op for kind in _STEPS}
     found = {_WIRE_NAMES.get(name, name): op for name, op in found.items()}
     assert found.items() <= documented.items()
-    assert sorted(found.values()) == list(range(1, 25))
+    assert sorted(found.values()) == list(range(1, 26))
 
 
 #: Where Python's name is clearer than the one on the wire.
