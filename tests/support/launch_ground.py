@@ -11,7 +11,7 @@ import stat
 import struct
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,9 +92,9 @@ def network_namespace() -> int:
     return made[0]
 
 
-def make_cgroup() -> Path:
-    """A new cgroup in a hierarchy of either version."""
-    parent = next(path for path in _CGROUPS if os.path.exists(f"{path}/cgroup.procs"))
+def make_cgroup(hierarchies: Sequence[str] = _CGROUPS) -> Path:
+    """A new cgroup in the first of these hierarchies that is mounted, by default of either version."""
+    parent = next(path for path in hierarchies if os.path.exists(f"{path}/cgroup.procs"))
     cgroup = Path(parent) / f"cube-test-{uuid.uuid4().hex}"
     cgroup.mkdir()
     return cgroup

@@ -29,8 +29,10 @@ from support.launch_ground import (
     exists,
     ground,
     kill,
+    make_cgroup,
     open_fds,
     read,
+    remove_cgroup,
     run,
     status,
 )
@@ -432,6 +434,30 @@ class TestLauncherProcess:
         launcher = Launcher()
         with pytest.raises(HostError, match="cube-init cannot be executed"):
             await launcher.start(program)
+
+
+async def test_it_can_be_born_in_its_cgroup(launcher: Launcher, place: Ground) -> None:
+    cgroup = make_cgroup(("/sys/fs/cgroup/unified", "/sys/fs/cgroup"))
+    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        sandbox = await launcher.launch(place.plan(replace=lambda found: [steps.CloneIntoCgroup(directory), *found]))
+        assert read(cgroup / "cgroup.procs").split() == [str(sandbox.pid)]
+        await end(sandbox)
+    finally:
+        os.close(directory)
+        await remove_cgroup(cgroup)
+
+
+async def test_it_cannot_be_born_again(launcher: Launcher, place: Ground) -> None:
+    place.extra.append(steps.CloneIntoCgroup(0))
+    with pytest.raises(HostError, match="being born in its cgroup failed: Bad message"):
+        await launcher.launch(place.plan())
+
+
+async def test_a_cgroup_that_cannot_be_born_into(launcher: Launcher, place: Ground) -> None:
+    with pytest.raises(HostError, match=r"making its first process failed: .+ \(clone3\)"):
+        await launcher.launch(place.plan(replace=lambda found: [steps.CloneIntoCgroup(0), *found]))
+    assert await childless(launcher_pid(launcher))
 
 
 async def test_a_plan_may_be_long(launcher: Launcher, place: Ground) -> None:
