@@ -19,7 +19,7 @@ class TemplateRoutes:
         self._catalogue = catalogue
 
     def router(self) -> APIRouter:
-        """The routes as FastAPI takes them; the alias comes before the id, which would match it. Names may hold a slash."""
+        """The routes as FastAPI takes them. Names may hold a slash; the alias comes first, before the id."""
         router = APIRouter(tags=["templates"])
         for path in ("/templates", "/v2/templates"):
             router.add_api_route(path, self.all, response_model=list[TemplateSummary], responses=failures())

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from cube.master.sandboxes.requests import CreateSandbox
 from cube.master.sandboxes.usage import UsageHistory
+from cube.master.store.records import SandboxRecord
 from cube.model.errors import SandboxNotFound
-from cube.model.sandbox import Sandbox, SandboxSpec
+from cube.model.ids import new_sandbox_id, new_token
+from cube.model.sandbox import Sandbox, SandboxSpec, SandboxState
+from cube.model.template import Template
 
 #: Ended sandboxes remembered in memory; beyond, the longest ended are unknown again.
 _REMEMBERED = 100_000
@@ -33,6 +37,30 @@ class Entry:
         self.ending: asyncio.Task[None] | None = None
         #: How often it could not be paused when its time was up.
         self.failed_pauses = 0
+
+
+def new_entry(request: CreateSandbox, template: Template, *, runtime: str, now: datetime) -> Entry:
+    """A sandbox that is to be created, with an id and a token of its own.
+
+    The token is always there: E2B's clients send it by themselves, and without it everyone who reaches the proxy could
+    use the sandbox.
+    """
+    sandbox = Sandbox(
+        sandbox_id=new_sandbox_id(),
+        template_id=template.template_id,
+        template_name=request.template if request.template != template.template_id else None,
+        state=SandboxState.CREATING,
+        started_at=now,
+        end_at=now + timedelta(seconds=request.timeout),
+        on_timeout=request.on_timeout,
+        auto_resume=request.auto_resume,
+        resources=template.resources,
+        metadata=request.metadata,
+        env_vars=request.env_vars,
+        envd_access_token=new_token(),
+        runtime=runtime,
+    )
+    return Entry(sandbox, SandboxRecord(sandbox, template).spec)
 
 
 class Registry:

@@ -20,12 +20,12 @@ from cube.master.sandboxes.endings import Endings
 from cube.master.sandboxes.expiry import Expiry
 from cube.master.sandboxes.lifecycle import visible_state
 from cube.master.sandboxes.listing import select
+from cube.master.sandboxes.metering import Metering
 from cube.master.sandboxes.operations import Operations, exclusively
 from cube.master.sandboxes.recovery import recover
-from cube.master.sandboxes.registry import Entry, Registry
+from cube.master.sandboxes.registry import Entry, Registry, new_entry
 from cube.master.sandboxes.requests import Connected, CreateSandbox, ListQuery, Page
 from cube.master.sandboxes.usage import UsageSample
-from cube.master.store.records import SandboxRecord
 from cube.master.store.sandboxes import SandboxStore
 from cube.master.store.store import Store
 from cube.model.errors import (
@@ -37,9 +37,7 @@ from cube.model.errors import (
     Unavailable,
     Unsupported,
 )
-from cube.model.ids import new_sandbox_id, new_token
 from cube.model.sandbox import OnTimeout, Sandbox, SandboxState
-from cube.model.template import Template
 from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -97,6 +95,7 @@ class SandboxService:
         self._context = context
         self._endings = Endings(context)
         self._operations = Operations(context, self._admission)
+        self._metering = Metering(context)
         self._expiry = Expiry(context, self._operations, self._endings)
         self._early_deaths: set[str] = set()
         self._open = False
@@ -224,20 +223,12 @@ class SandboxService:
     async def metrics(
         self, sandbox_id: str, start: datetime | None = None, end: datetime | None = None
     ) -> list[UsageSample]:
-        """What a sandbox used, as far as it was asked for; the newest sample is taken now while it runs."""
-        entry = self._registry.get(sandbox_id)
-        await self._sample(entry)
-        return entry.usage.between(start, end)
+        """What a sandbox used in that span, as far as anybody asked; a sample is taken now while it runs."""
+        return await self._metering.of_one(self._registry.get(sandbox_id), start, end)
 
     async def metrics_of_many(self, sandbox_ids: Iterable[str]) -> dict[str, UsageSample]:
-        """The newest sample of each that exists."""
-        found = {}
-        for sandbox_id in sandbox_ids:
-            entry = self._registry.find(sandbox_id)
-            if entry is not None and entry.ending is None:
-                await self._sample(entry)
-                found[sandbox_id] = entry.usage.last()
-        return {sandbox_id: sample for sandbox_id, sample in found.items() if sample is not None}
+        """The newest sample of each that exists and has one."""
+        return await self._metering.of_many(sandbox_ids)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -250,26 +241,7 @@ class SandboxService:
             self._require_pause()
         template = self.templates.resolve(request.template)
         self._admission.check(len(self._registry))
-        return self._entry(request, template)
-
-    def _entry(self, request: CreateSandbox, template: Template) -> Entry:
-        now = self._clock.now()
-        sandbox = Sandbox(
-            sandbox_id=new_sandbox_id(),
-            template_id=template.template_id,
-            template_name=request.template if request.template != template.template_id else None,
-            state=SandboxState.CREATING,
-            started_at=now,
-            end_at=now + timedelta(seconds=request.timeout),
-            on_timeout=request.on_timeout,
-            auto_resume=request.auto_resume,
-            resources=template.resources,
-            metadata=request.metadata,
-            env_vars=request.env_vars,
-            envd_access_token=new_token(),
-            runtime=self._node.runtime,
-        )
-        return Entry(sandbox, SandboxRecord(sandbox, template).spec)
+        return new_entry(request, template, runtime=self._node.runtime, now=self._clock.now())
 
     def _check_timeout(self, seconds: int) -> None:
         longest = self._settings.max_timeout
@@ -297,15 +269,6 @@ class SandboxService:
         end_at = self._context.in_seconds(seconds)
         if end_at > entry.sandbox.end_at:
             await self._context.set_end(entry, end_at)
-
-    async def _sample(self, entry: Entry) -> None:
-        if entry.sandbox.state is not SandboxState.RUNNING or entry.usage.is_fresh(self._clock.now()):
-            return
-        try:
-            usage = await self._node.stats(entry.sandbox.sandbox_id)
-        except (SandboxNotFound, SandboxNotRunning):
-            return  # it ended or paused just now; what was sampled before stands
-        entry.usage.add(self._clock.now(), usage)
 
     def _time_is_up(self, sandbox_id: str) -> None:
         self._expiry.time_is_up(sandbox_id)
