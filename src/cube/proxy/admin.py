@@ -5,25 +5,46 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-_ANSWER_SECONDS = 1.0
+import h11
+
+_ANSWER_SECONDS = 2.0
+_READ_BYTES = 64 * 1024
 
 
 async def get(socket: Path, path: str) -> tuple[int, bytes]:
-    """Status and body of ``GET path``. Raises ``OSError`` or ``TimeoutError`` when nobody answers."""
+    """Status and body of ``GET path``.
+
+    Raises ``OSError`` or ``TimeoutError`` when nobody answers, ``h11.ProtocolError`` when it is no HTTP.
+    """
     async with asyncio.timeout(_ANSWER_SECONDS):
         reader, writer = await asyncio.open_unix_connection(socket)
         try:
-            writer.write(f"GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n".encode("ascii"))
-            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+            connection = h11.Connection(h11.CLIENT)
+            request = h11.Request(method="GET", target=path, headers=[("host", "admin"), ("connection", "close")])
+            writer.write(connection.send(request) or b"")
+            return await _answer(reader, connection)
         finally:
             writer.close()
-    return int(head.split(b" ", 2)[1] or 0) if head else 0, body
+
+
+async def _answer(reader: asyncio.StreamReader, connection: h11.Connection) -> tuple[int, bytes]:
+    status, body = 0, bytearray()
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(_READ_BYTES))
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+        elif isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
+            return status, bytes(body)
 
 
 async def is_live(socket: Path) -> bool:
     """Whether Envoy has its configuration and its workers accept connections."""
     try:
         status, _ = await get(socket, "/ready")
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, h11.ProtocolError):
         return False
     return status == 200

@@ -6,14 +6,14 @@ import hashlib
 from typing import TYPE_CHECKING
 
 # The messages inside ``typed_config`` are found by name in protobuf's pool, which knows what has been imported.
-import envoy.extensions.access_loggers.filters.cel.v3.cel_pb2  # type: ignore[import-untyped]
-import envoy.extensions.filters.http.lua.v3.lua_pb2  # type: ignore[import-untyped]
-import envoy.extensions.filters.http.router.v3.router_pb2  # type: ignore[import-untyped]
-import envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2  # type: ignore[import-untyped]
-import envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2  # type: ignore[import-untyped]
-import envoy.extensions.upstreams.http.v3.http_protocol_options_pb2  # type: ignore[import-untyped]  # noqa: F401
-from envoy.config.cluster.v3.cluster_pb2 import Cluster  # type: ignore[import-untyped]
-from envoy.config.listener.v3.listener_pb2 import Listener  # type: ignore[import-untyped]
+import envoy.extensions.access_loggers.filters.cel.v3.cel_pb2
+import envoy.extensions.filters.http.lua.v3.lua_pb2
+import envoy.extensions.filters.http.router.v3.router_pb2
+import envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2
+import envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2
+import envoy.extensions.upstreams.http.v3.http_protocol_options_pb2  # noqa: F401
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
 from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
 
 from cube.proxy.delta import Resource

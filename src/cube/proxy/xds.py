@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from envoy.service.discovery.v3 import discovery_pb2  # type: ignore[import-untyped]
+from envoy.service.discovery.v3 import discovery_pb2
 
 from cube.proxy import connections
 from cube.proxy.delta import Accepted, Catalogue, DeltaSession, Event, Rejected, Request, Resource, Response
