@@ -6,7 +6,7 @@ from typing import Any
 
 from cube.envd.asgi import ClientDisconnected, Receive, Scope, Send, header, read_body, respond, respond_json
 from cube.envd.errors import sandbox_gone
-from cube.envd.interpreter.contexts import Context, Interpreter, interpreter_of
+from cube.envd.interpreter.contexts import Context, interpreter_of
 from cube.envd.interpreter.execute import ExecuteResponse
 from cube.envd.interpreter.requests import MAX_BODY, parse_context, parse_execute
 from cube.envd.sandboxes import EnvdSandbox, EnvdSandboxes
@@ -14,6 +14,8 @@ from cube.model.errors import CubeError, NotFound, SandboxNotFound, SandboxNotRu
 
 #: Set by the proxy, which removes what a client may have sent under this name.
 SANDBOX_HEADER = b"x-cube-sandbox-id"
+
+_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
 class InterpreterApp:
@@ -32,10 +34,18 @@ class InterpreterApp:
             await self._route(sandbox, scope, receive, send)
         except ClientDisconnected:
             return
-        except (SandboxNotFound, SandboxNotRunning):
-            await respond_json(send, 502, sandbox_gone(sandbox_id))
         except CubeError as error:
-            await respond(send, error.code, error.message.encode(), [(b"content-type", b"text/plain; charset=utf-8")])
+            if await self._is_gone(sandbox_id):
+                await respond_json(send, 502, sandbox_gone(sandbox_id))
+            else:
+                await respond(send, error.code, error.message.encode(), _TEXT)
+
+    async def _is_gone(self, sandbox_id: str) -> bool:
+        try:
+            await self._sandboxes.get(sandbox_id)
+        except (SandboxNotFound, SandboxNotRunning):
+            return True
+        return False
 
     async def _route(self, sandbox: EnvdSandbox, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["method"], [part for part in scope["path"].split("/") if part]:
@@ -68,16 +78,9 @@ class InterpreterApp:
         await context.ready()
 
         async def cut_off() -> bool:
-            return interpreter.closed or not await self._runs(sandbox, interpreter)
+            return interpreter.closed or await self._is_gone(sandbox.sandbox_id)
 
         await ExecuteResponse(context, request.cell, send).run(receive, cut_off)
-
-    async def _runs(self, sandbox: EnvdSandbox, interpreter: Interpreter) -> bool:
-        try:
-            current = await self._sandboxes.get(sandbox.sandbox_id)
-        except (SandboxNotFound, SandboxNotRunning):
-            return False
-        return interpreter_of(current) is interpreter
 
 
 def _shown(context: Context) -> dict[str, Any]:

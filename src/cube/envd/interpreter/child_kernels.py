@@ -23,8 +23,7 @@ async def _start(sandbox: EnvdSandbox, main: str, cwd: str) -> Kernel:
     transport, program = await spawn_program(sandbox, main)
     kernel = Kernel(transport)
     try:
-        await kernel.boot(program + orjson.dumps({"cwd": cwd}) + b"\n")
-        await kernel.start()
+        await kernel.start(program + orjson.dumps({"cwd": cwd}) + b"\n")
     except BaseException:
         await kernel.close()
         raise

@@ -15,7 +15,7 @@ from cube.envd.interpreter.fork_host import ForkHost
 from cube.envd.interpreter.kernel import Cell, Execution, Kernel, KernelDied
 from cube.envd.interpreter.languages import Language
 from cube.envd.sandboxes import EnvdSandbox
-from cube.model.errors import LimitExceeded, NotFound
+from cube.model.errors import LimitExceeded, NotFound, SandboxNotRunning
 
 log = structlog.get_logger(__name__)
 
@@ -175,13 +175,19 @@ class Interpreter:
 
     def _starter(self, language: Language, cwd: str) -> Callable[[], Awaitable[Kernel]]:
         where = cwd or self._sandbox.default_workdir
-        match language.kernel:
-            case Language.PYTHON:
-                return lambda: self._python.kernel(where)
-            case Language.BASH:
-                return lambda: start_bash(self._sandbox, where)
-            case _:
-                return lambda: start_node(self._sandbox, where)
+
+        async def start() -> Kernel:
+            if self.closed:
+                raise SandboxNotRunning(self._sandbox.sandbox_id, "stopped")
+            match language.kernel:
+                case Language.PYTHON:
+                    return await self._python.kernel(where)
+                case Language.BASH:
+                    return await start_bash(self._sandbox, where)
+                case _:
+                    return await start_node(self._sandbox, where)
+
+        return start
 
 
 def home(sandbox: EnvdSandbox) -> str:

@@ -41,8 +41,9 @@ class LineStream:
         """Break every silence; runs until cancelled."""
         while True:
             self._spoken.clear()
-            try:
-                await asyncio.wait_for(self._spoken.wait(), KEEPALIVE_SECONDS)
+            try:  # not wait_for, which in Python 3.11 may lose a cancellation
+                async with asyncio.timeout(KEEPALIVE_SECONDS):
+                    await self._spoken.wait()
             except TimeoutError:
                 await self.send(KEEPALIVE)
 

@@ -10,13 +10,17 @@ import orjson
 
 from cube.envd.interpreter.events import Fatal, Refused, decode
 from cube.envd.interpreter.kernel import Kernel, Transport
-from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer
+from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer, close_quietly, last_words
 from cube.envd.interpreter.processes import end, pipes, spawn, spawn_program
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import CubeError, InvalidInput, Unavailable
 
 #: Longest line of a host, in bytes: it only says that it is ready or what went wrong.
 _MAX_LINE = 64 * 1024
+
+
+class HostEnded(Unavailable):
+    """The host process has gone; another one can be started."""
 
 
 class ForkHost:
@@ -37,8 +41,15 @@ class ForkHost:
 
     async def kernel(self, cwd: str) -> Kernel:
         """A new kernel, ready, that works in ``cwd`` (empty: the home directory). Raises ``CubeError``."""
+        try:
+            return await self._fork(cwd)
+        except HostEnded:  # code in the sandbox may have killed it just now, before we could know
+            return await self._fork(cwd)
+
+    async def _fork(self, cwd: str) -> Kernel:
         control = await self._load()
         holder = await spawn(self._sandbox, ("sleep", "3600"))
+        close_quietly(holder.stderr)
         try:
             return await control.fork(holder.pid, pipes(holder), cwd)
         finally:
@@ -59,7 +70,7 @@ class _Control:
         self._writer = Writer(transport.requests)
         self._reader = LineReader(transport.events, _MAX_LINE)
         self._refusals: dict[int, asyncio.Future[CubeError]] = {}
-        self._failure: CubeError = Unavailable("The kernel host ended while it started; try again.")
+        self._failure: CubeError = HostEnded("The kernel host of this sandbox ended; try again.")
         self._listener = asyncio.create_task(self._listen(), name="kernel-host-control")
 
     @classmethod
@@ -93,6 +104,7 @@ class _Control:
         await asyncio.wait({self._listener})
         self._reader.close()
         self._writer.close()
+        close_quietly(self._transport.stderr)
         await self._transport.kill(None)
 
     async def _kill(self, pid: int | None) -> None:
@@ -113,6 +125,8 @@ class _Control:
                     self._take(line)
         except (LineTooLong, BrokenPipeError):
             pass
+        if words := last_words(self._transport.stderr):
+            self._failure = InvalidInput(f"The kernel host could not start: {words}")
         for refusal in self._refusals.values():
             _refuse(refusal, self._failure)
 

@@ -10,7 +10,7 @@ import orjson
 import structlog
 
 from cube.envd.interpreter.events import MAX_LINE, Done, Event, Fatal, Ready, Started, decode
-from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer
+from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer, close_quietly, last_words
 from cube.model.errors import InvalidInput, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -59,6 +59,7 @@ class Kernel:
         self._writer = Writer(transport.requests)
         self._reader = LineReader(transport.events, MAX_LINE)
         self._kill = transport.kill
+        self._stderr = transport.stderr
         self._pid: int | None = None
         self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=2)
         self._executing = False
@@ -67,19 +68,21 @@ class Kernel:
         self._numbers = 0
         self._reason = KernelDied("UnexpectedEndOfExecution", "The kernel ended; its state is lost.")
 
-    async def boot(self, program: bytes) -> None:
-        """Send the program that the process is to run. Raises :class:`KernelDied`."""
-        await self._send_bytes(program)
+    async def start(self, program: bytes = b"") -> None:
+        """Send the program that the process is to run, if there is one, and wait until it is ready.
 
-    async def start(self) -> None:
-        """Wait until it is ready. Raises ``InvalidInput`` when it says that it cannot run, or ``Unavailable``."""
+        Raises ``InvalidInput`` when the kernel cannot run in this sandbox, and ``Unavailable`` when it takes too long.
+        """
         try:
             async with asyncio.timeout(START_SECONDS):
+                await self._writer.write(program)
                 event = await self._first_event()
         except TimeoutError:
             raise Unavailable(f"The kernel was not ready within {START_SECONDS:.0f} seconds; try again.") from None
+        except BrokenPipeError:
+            event = None
         if not isinstance(event, Ready):
-            raise InvalidInput(event.message if isinstance(event, Fatal) else "The kernel ended while it started.")
+            raise InvalidInput(event.message if isinstance(event, Fatal) else self._obituary())
         self._pid = event.pid
         self._pump = asyncio.create_task(self._read_on(), name="kernel-pump")
 
@@ -130,6 +133,7 @@ class Kernel:
         self._wake_reader()
         self._reader.close()
         self._writer.close()
+        close_quietly(self._stderr)
         await self._kill(self._pid)
 
     async def _first_event(self) -> Event | None:
@@ -162,13 +166,14 @@ class Kernel:
         self.rest()
         self._batches.put_nowait(None)
 
-    async def _send(self, request: dict[str, object]) -> None:
-        await self._send_bytes(orjson.dumps(request) + b"\n")
+    def _obituary(self) -> str:
+        words = last_words(self._stderr)
+        return f"The kernel ended while it started: {words}" if words else "The kernel ended while it started."
 
-    async def _send_bytes(self, data: bytes) -> None:
+    async def _send(self, request: dict[str, object]) -> None:
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await self._writer.write(data)
+                await self._writer.write(orjson.dumps(request) + b"\n")
         except (BrokenPipeError, TimeoutError):
             raise self.death() from None
 

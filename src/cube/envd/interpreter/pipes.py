@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 
 #: Read at once, in bytes.
 BLOCK = 256 * 1024
+
+_MAX_WORDS = 16 * 1024
 
 
 class LineTooLong(Exception):
@@ -135,3 +138,20 @@ def _settle(waiting: asyncio.Future[None]) -> None:
 def _fail(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_exception(BrokenPipeError())
+
+
+def last_words(stderr: int | None) -> str:
+    """The last line that a program has written to its stderr before it ended, shortened; empty when there is none."""
+    if stderr is None:
+        return ""
+    os.set_blocking(stderr, False)
+    with contextlib.suppress(BlockingIOError):
+        lines = os.read(stderr, _MAX_WORDS).decode("utf-8", "replace").split("\n")
+        return next((line[:500] for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def close_quietly(descriptor: int | None) -> None:
+    """Close a descriptor, if it is one."""
+    if descriptor is not None:
+        os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 from cube.envd.guest import GuestProcess, SpawnRequest
 from cube.envd.interpreter.kernel import Transport
@@ -12,7 +11,6 @@ from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import HostError, InvalidInput, NotFound, SandboxNotRunning, Unavailable
 
 _SIGKILL = 9
-_MAX_WORDS = 16 * 1024
 
 
 async def spawn(sandbox: EnvdSandbox, argv: tuple[str, ...], cwd: str = "") -> GuestProcess:
@@ -38,17 +36,6 @@ async def spawn_program(sandbox: EnvdSandbox, main: str, cwd: str = "") -> tuple
 
     requests, events = pipes(process)
     return Transport(requests, events, kill, process.stderr), program
-
-
-def last_words(stderr: int | None) -> str:
-    """The last line that a program has written to its stderr before it ended, shortened; empty when there is none."""
-    if stderr is None:
-        return ""
-    os.set_blocking(stderr, False)
-    with contextlib.suppress(BlockingIOError):
-        lines = os.read(stderr, _MAX_WORDS).decode("utf-8", "replace").split("\n")
-        return next((line[:500] for line in reversed(lines) if line.strip()), "")
-    return ""
 
 
 def pipes(process: GuestProcess) -> tuple[int, int]:

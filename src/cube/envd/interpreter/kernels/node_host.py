@@ -51,7 +51,8 @@ class NodeDriver:
 
 
 def _node() -> Child:
-    program: str = sys.modules["__main__"].sources["node_program.js"]
+    source = sys.modules["__main__"].sources["node_program.js"]
+    program = f"(function () {{{source}\n}})()"  # a scope of its own: cells share the global one
 
     def command(requests: int, answers: int) -> list[str]:
         return ["node", "--no-warnings", "-e", program, str(requests), str(answers)]
