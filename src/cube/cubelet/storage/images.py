@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -43,19 +44,19 @@ class ImageStore:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._lock:
             for leftover in self._directory.glob(_UNFINISHED + "*"):
-                shutil.rmtree(leftover)
-            found = {
-                path.name: self._read_or_report(path) for path in sorted(self._directory.iterdir()) if path.is_dir()
-            }
-            self._manifests = {name: entry for name, entry in found.items() if entry is not None}
+                _remove_abandoned(leftover)
+            self._manifests = {}
+            self._look_for_new()
         return self.templates()
 
-    def _read_or_report(self, path: Path) -> Manifest | None:
-        try:
-            return _read(path)
-        except CubeError as error:
-            _log.warning("template left out", directory=str(path), reason=error.message)
-            return None
+    def _look_for_new(self) -> None:
+        """Read what is not known yet: `cube template` installs from a process of its own."""
+        for path in sorted(self._directory.iterdir()):
+            if path.is_dir() and not path.name.startswith(".") and path.name not in self._manifests:
+                try:
+                    self._manifests[path.name] = _read(path)
+                except CubeError as error:
+                    _log.warning("template left out", directory=str(path), reason=error.message)
 
     def templates(self) -> list[Template]:
         """All usable templates, newest first."""
@@ -68,12 +69,18 @@ class ImageStore:
 
     def manifest(self, reference: str) -> Manifest:
         """Like :meth:`get`, with the record of the build."""
-        if reference in self._manifests:
-            return self._manifests[reference]
-        for template in self.templates():
-            if reference in template.names:
-                return self._manifests[template.template_id]
-        raise TemplateNotFound(reference)
+        found = self._find(reference)
+        if found is None:
+            with self._lock:
+                self._look_for_new()
+            found = self._find(reference)
+        if found is None:
+            raise TemplateNotFound(reference)
+        return found
+
+    def _find(self, reference: str) -> Manifest | None:
+        by_name = (entry.template_id for entry in self.templates() if reference in entry.names)
+        return self._manifests.get(reference) or self._manifests.get(next(by_name, ""))
 
     def mount(self, template: Template) -> Path:
         """Where the image of ``template`` is mounted, read-only; mounts it on first use.
@@ -130,10 +137,12 @@ class ImageStore:
     def _unfinished(self) -> Iterator[Path]:
         directory = self._directory / f"{_UNFINISHED}{secrets.token_hex(8)}"
         directory.mkdir(parents=True, mode=0o700)
+        lock = _lock(directory)
         try:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
 
     def delete(self, template_id: str) -> None:
         """Remove a template; raises ``TemplateNotFound``, and ``Conflict`` while its image is in use."""
@@ -157,6 +166,27 @@ class ImageStore:
         return self._directory / template.template_id / template.image
 
 
+def _lock(directory: Path) -> int:
+    """Take the lock of unfinished work; raises ``BlockingIOError`` while another process is at it."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove unfinished work, unless a process that lives is at it."""
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        lock = _lock(directory)
+        try:
+            shutil.rmtree(directory)
+        finally:
+            os.close(lock)
+
+
 def _read(directory: Path) -> Manifest:
     try:
         entry = manifest.decode((directory / MANIFEST).read_bytes())
@@ -171,7 +201,8 @@ def _read(directory: Path) -> Manifest:
 
 
 def _mount_image(image: Path, point: Path) -> None:
-    point.mkdir(parents=True, exist_ok=True, mode=0o700)
+    point.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    point.mkdir(exist_ok=True, mode=0o700)
     try:
         _mount_file(image, point)
     except OSError as error:

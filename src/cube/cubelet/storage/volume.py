@@ -119,7 +119,7 @@ class Volume:
             self._dead.add(subvolume)
 
     def names(self) -> set[str]:
-        """Ids of the sandboxes that have a layer, whether anybody remembers them or not; none when it is not mounted."""
+        """Ids of the sandboxes that have a layer, remembered or not; none while it is not mounted."""
         try:
             return set(os.listdir(self._layers))
         except FileNotFoundError:
