@@ -20,9 +20,15 @@ class NodeAgent(Protocol):
     Cancelling a call is always allowed; what it had begun is removed by the ``destroy`` that follows.
     """
 
-    #: Name of the runtime that isolates the sandboxes, e.g. ``container``.
-    runtime: str
-    capabilities: Capabilities
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime that isolates the sandboxes, e.g. ``container``."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What that runtime can do on that machine."""
+        ...
 
     async def create(self, spec: SandboxSpec) -> None:
         """Start a sandbox; returns when it answers.

@@ -160,6 +160,15 @@ async def test_connects_at_once_resume_once_and_all_succeed(master: Master) -> N
     assert len(master.node.calls_of("resume")) == 1
 
 
+async def test_connects_in_the_same_moment_all_succeed(master: Master) -> None:
+    sandbox = await master.create(auto_resume=True)
+    await master.service.pause(sandbox.sandbox_id)
+    calls = [master.service.connect(sandbox.sandbox_id, 60) for _ in range(3)]
+    results = await asyncio.gather(*calls, master.service.wake(sandbox.sandbox_id))
+    assert len(results) == 4
+    assert len(master.node.calls_of("resume")) == 1
+
+
 async def test_a_death_ends_a_sandbox(master: Master) -> None:
     sandbox = await master.create()
     master.node.die(sandbox.sandbox_id)

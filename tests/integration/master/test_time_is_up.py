@@ -119,4 +119,4 @@ async def test_ended_sandboxes_are_remembered_for_a_day(tmp_path: Path, node: Fa
     clock.advance(2)
     async with running_master(tmp_path, node, clock) as master:
         await eventually(lambda: not master.service.knows(sandbox.sandbox_id))
-        assert await master.store.sandboxes.ended() == []
+        assert await master.store.sandboxes.ended(10) == []

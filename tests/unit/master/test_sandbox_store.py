@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, text
 
 from cube.master.store.store import Store
 from cube.model.errors import HostError
@@ -85,20 +86,40 @@ async def test_the_ended_are_not_live(store: Store) -> None:
     await store.sandboxes.end(second.sandbox_id, NOON + timedelta(hours=2))
     await store.sandboxes.end(first.sandbox_id, NOON + timedelta(hours=1))
     assert [record.sandbox.sandbox_id for record in await store.sandboxes.live()] == [third.sandbox_id]
-    assert await store.sandboxes.ended() == [
+    assert await store.sandboxes.ended(10) == [
         (first.sandbox_id, NOON + timedelta(hours=1)),
         (second.sandbox_id, NOON + timedelta(hours=2)),
     ]
+
+
+async def pruned(store: Store, before: datetime, keep: int) -> list[int]:
+    """Sizes of the portions."""
+    portions = [await store.sandboxes.prune(before, keep=keep)]
+    while portions[-1]:
+        portions.append(await store.sandboxes.prune(before, keep=keep))
+    return portions
 
 
 async def test_pruning_forgets_what_ended_before(store: Store) -> None:
     old, recent, live = make_sandbox(), make_sandbox(), make_sandbox()
     for sandbox in (old, recent, live):
         await store.sandboxes.insert(sandbox, BASE)
-    await store.sandboxes.end(old.sandbox_id, NOON - timedelta(seconds=1))
-    await store.sandboxes.end(recent.sandbox_id, NOON)
-    await store.sandboxes.prune(NOON)
-    assert await store.sandboxes.ended() == [(recent.sandbox_id, NOON)]
+    await store.sandboxes.end(old.sandbox_id, NOON)
+    await store.sandboxes.end(recent.sandbox_id, NOON + timedelta(seconds=1))
+    assert await pruned(store, NOON, keep=10) == [1, 0]
+    assert await store.sandboxes.ended(10) == [(recent.sandbox_id, NOON + timedelta(seconds=1))]
+    assert len(await store.sandboxes.live()) == 1
+
+
+async def test_pruning_keeps_only_so_many_and_works_in_portions(store: Store) -> None:
+    sandboxes = [make_sandbox() for _ in range(1200)]
+    for number, sandbox in enumerate(sandboxes):
+        store.sandboxes.insert(sandbox, BASE)
+        store.sandboxes.end(sandbox.sandbox_id, NOON + timedelta(seconds=number))
+    await store.sandboxes.insert(make_sandbox(), BASE)
+    assert await pruned(store, NOON - timedelta(days=1), keep=100) == [500, 500, 100, 0]
+    kept = [sandbox_id for sandbox_id, _ in await store.sandboxes.ended(1000)]
+    assert kept == [sandbox.sandbox_id for sandbox in sandboxes[-100:]]
     assert len(await store.sandboxes.live()) == 1
 
 
@@ -110,23 +131,22 @@ async def test_templates_are_remembered_as_they_were(store: Store) -> None:
     assert sorted(found) == sorted([BASE.fingerprint, rebuilt.fingerprint, BASE.fingerprint])
 
 
-async def test_a_template_can_be_used_again_after_pruning_it_away(store: Store) -> None:
-    first = make_sandbox()
-    await store.sandboxes.insert(first, BASE)
-    await store.sandboxes.end(first.sandbox_id, NOON)
-    await store.sandboxes.prune(NOON + timedelta(seconds=1))
+async def test_templates_that_nobody_uses_are_forgotten_and_can_come_back(store: Store, tmp_path: Path) -> None:
+    used, unused = make_sandbox(), make_sandbox()
+    await store.sandboxes.insert(used, INTERPRETER)
+    await store.sandboxes.insert(unused, BASE)
+    await store.sandboxes.end(unused.sandbox_id, NOON)
+    await pruned(store, NOON, keep=10)
+    store = await reopened(store, tmp_path)
+    await store.sandboxes.forget_templates()
+    assert b"sha256:0" not in await store._writer.submit(_manifests)
     await store.sandboxes.insert(make_sandbox(), BASE)
-    assert [record.template for record in await store.sandboxes.live()] == [BASE]
+    assert [record.template for record in await store.sandboxes.live()] == [INTERPRETER, BASE]
+    await store.close()
 
 
-async def test_an_insert_behind_an_unfinished_prune_brings_its_template_along(store: Store) -> None:
-    first = make_sandbox()
-    await store.sandboxes.insert(first, BASE)
-    await store.sandboxes.end(first.sandbox_id, NOON)
-    pruned = store.sandboxes.prune(NOON + timedelta(seconds=1))
-    await store.sandboxes.insert(make_sandbox(), BASE)
-    await pruned
-    assert [record.template for record in await store.sandboxes.live()] == [BASE]
+def _manifests(connection: Connection) -> bytes:
+    return repr(connection.execute(text("SELECT manifest FROM template_revisions")).all()).encode()
 
 
 async def test_an_id_is_used_once(store: Store) -> None:

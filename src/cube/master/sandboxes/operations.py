@@ -54,7 +54,10 @@ def _is_cancelled() -> bool:
 
 
 def _busy(entry: Entry) -> Conflict:
-    return Conflict(f"sandbox {entry.sandbox.sandbox_id!r} is {entry.sandbox.state.value}: try again when that is done")
+    sandbox = entry.sandbox
+    return Conflict(
+        f"another operation on sandbox {sandbox.sandbox_id!r} is under way ({sandbox.state.value}): try again"
+    )
 
 
 class Operations:

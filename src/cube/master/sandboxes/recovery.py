@@ -9,7 +9,7 @@ import structlog
 
 from cube.master.sandboxes.context import Context, log_failure
 from cube.master.sandboxes.lifecycle import RECOVERED
-from cube.master.sandboxes.registry import Entry
+from cube.master.sandboxes.registry import REMEMBERED, Entry
 from cube.master.store.records import SandboxRecord
 from cube.model.sandbox import SandboxState
 
@@ -21,7 +21,7 @@ async def recover(context: Context) -> None:
 
     A sandbox whose creation was cut off is ended: no client has heard of it. A pause or resume is completed.
     """
-    for sandbox_id, ended_at in await context.store.ended():
+    for sandbox_id, ended_at in await context.store.ended(REMEMBERED):
         context.registry.end(sandbox_id, ended_at)
     records = await context.store.live()
     alive = await _alive(context, records)
@@ -31,6 +31,7 @@ async def recover(context: Context) -> None:
             _take_over(context, record)
         else:
             _give_up(context, record, now)
+    await context.store.forget_templates()
 
 
 async def _alive(context: Context, records: Sequence[SandboxRecord]) -> set[str]:

@@ -16,8 +16,8 @@ from cube.model.ids import new_sandbox_id, new_token
 from cube.model.sandbox import Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
 
-#: Ended sandboxes remembered in memory; beyond, the longest ended are unknown again.
-_REMEMBERED = 100_000
+#: Ended sandboxes remembered; beyond, the longest ended are unknown again.
+REMEMBERED = 100_000
 #: Unknown ids are repeated to the client, but not at any length.
 _LONGEST_ECHO = 64
 
@@ -100,7 +100,7 @@ class Registry:
         """Drop a sandbox, and remember its id."""
         self._live.pop(sandbox_id, None)
         self._ended[sandbox_id] = ended_at
-        if len(self._ended) > _REMEMBERED:
+        if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 
     def knows(self, sandbox_id: str) -> bool:

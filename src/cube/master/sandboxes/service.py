@@ -23,7 +23,7 @@ from cube.master.sandboxes.listing import select
 from cube.master.sandboxes.metering import Metering
 from cube.master.sandboxes.operations import Operations, exclusively
 from cube.master.sandboxes.recovery import recover
-from cube.master.sandboxes.registry import Entry, Registry, new_entry
+from cube.master.sandboxes.registry import REMEMBERED, Entry, Registry, new_entry
 from cube.master.sandboxes.requests import Connected, CreateSandbox, ListQuery, Page
 from cube.master.sandboxes.usage import UsageSample
 from cube.master.store.sandboxes import SandboxStore
@@ -42,9 +42,9 @@ from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-#: How long ended sandboxes are remembered, and how often those that need not be are forgotten.
+#: How long ended sandboxes are remembered (the latest of them, that is), and how often the others are forgotten.
 _REMEMBERED = timedelta(hours=24)
-_PRUNE_INTERVAL_S = 3600.0
+_PRUNE_INTERVAL_S = 300.0
 #: Seconds that a shutdown waits for operations under way before it cuts them off.
 _GRACE_S = 10.0
 
@@ -259,9 +259,9 @@ class SandboxService:
         return entry
 
     async def _settled(self, sandbox_id: str) -> Entry:
-        """The sandbox, once a resume that is under way has come to its end."""
+        """The sandbox, once a resume that is under way, or about to begin, has come to its end."""
         entry = self._registry.get(sandbox_id)
-        while entry.sandbox.state is SandboxState.RESUMING and entry.operation is not None:
+        while entry.sandbox.state in (SandboxState.PAUSED, SandboxState.RESUMING) and entry.operation is not None:
             await asyncio.wait({entry.operation})
         return self._registry.get(sandbox_id)
 
@@ -281,12 +281,13 @@ class SandboxService:
             self._early_deaths.add(sandbox_id)
 
     async def _prune(self) -> None:
-        """Forget, every hour, what ended long ago."""
+        """Forget, every few minutes, what ended long ago. In small portions: creates share the database with it."""
         while True:
             before = self._clock.now() - _REMEMBERED
             self._registry.forget(before)
             try:
-                await self._context.store.prune(before)
+                while await self._context.store.prune(before, keep=REMEMBERED):
+                    pass
             except CubeError:
                 log.exception("sandbox.prune_failed")
             await asyncio.sleep(_PRUNE_INTERVAL_S)

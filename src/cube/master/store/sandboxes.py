@@ -17,6 +17,9 @@ from cube.master.store.writer import Writer
 from cube.model.sandbox import Sandbox, SandboxState
 from cube.model.template import Template
 
+#: Sandboxes forgotten in one transaction, some milliseconds' worth.
+_PORTION = 500
+
 _INSERT = insert(sandboxes)
 _BY_ID = sandboxes.c.sandbox_id == bindparam("key")
 _UPDATE = (
@@ -34,10 +37,9 @@ _LIVE = (
 _ENDED = (
     select(sandboxes.c.sandbox_id, sandboxes.c.ended_at)
     .where(sandboxes.c.ended_at.is_not(None))
-    .order_by(sandboxes.c.ended_at)
+    .order_by(sandboxes.c.ended_at.desc())
 )
-_PRUNE = delete(sandboxes).where(sandboxes.c.ended_at < bindparam("before"))
-_PRUNE_REVISIONS = delete(template_revisions).where(
+_FORGET_TEMPLATES = delete(template_revisions).where(
     template_revisions.c.digest.not_in(select(sandboxes.c.template_digest))
 )
 
@@ -78,17 +80,20 @@ class SandboxStore:
         """All that have not ended, oldest first. Fails with ``HostError`` when their secrets do not open."""
         return self._writer.submit(partial(_read_live, self._box))
 
-    def ended(self) -> asyncio.Future[Sequence[tuple[str, datetime]]]:
-        """Ids of those that have ended, and when, longest ago first."""
-        return self._writer.submit(_read_ended)
+    def ended(self, limit: int) -> asyncio.Future[Sequence[tuple[str, datetime]]]:
+        """Ids of the last ``limit`` that have ended, and when, longest ago first."""
+        return self._writer.submit(partial(_read_ended, limit))
 
-    def prune(self, before: datetime) -> asyncio.Future[None]:
-        """Forget sandboxes that ended before that moment, and template revisions that no sandbox names."""
-        # Before, so that what is inserted from now on brings its revision along; after, for what came in between.
-        self._written.clear()
-        pruned = self._writer.submit(partial(_prune, before))
-        pruned.add_done_callback(lambda _: self._written.clear())
-        return pruned
+    def prune(self, before: datetime, *, keep: int) -> asyncio.Future[int]:
+        """Forget sandboxes that ended before that moment, and all but the last ``keep`` that have ended.
+
+        Forgets a portion and returns how many that were, 0 when there is nothing left to forget.
+        """
+        return self._writer.submit(partial(_prune, before, keep))
+
+    def forget_templates(self) -> asyncio.Future[None]:
+        """Forget template revisions that no sandbox was cloned from. Only before the first insert."""
+        return self._writer.submit(_execution(_FORGET_TEMPLATES, {}))
 
     def _revision(self, template: Template) -> str:
         """Digest of the template, which is on its way into the database when this returns."""
@@ -130,10 +135,13 @@ def _read_live(box: SecretBox, connection: Connection) -> Sequence[SandboxRecord
     return [sandbox_record(row, box) for row in connection.execute(_LIVE).mappings()]
 
 
-def _read_ended(connection: Connection) -> Sequence[tuple[str, datetime]]:
-    return [(row.sandbox_id, row.ended_at) for row in connection.execute(_ENDED)]
+def _read_ended(limit: int, connection: Connection) -> Sequence[tuple[str, datetime]]:
+    newest = connection.execute(_ENDED.limit(limit)).all()
+    return [(row.sandbox_id, row.ended_at) for row in reversed(newest)]
 
 
-def _prune(before: datetime, connection: Connection) -> None:
-    connection.execute(_PRUNE, {"before": before})
-    connection.execute(_PRUNE_REVISIONS)
+def _prune(before: datetime, keep: int, connection: Connection) -> int:
+    beyond = connection.execute(_ENDED.offset(keep).limit(1)).one_or_none()
+    last = before if beyond is None else max(before, beyond.ended_at)
+    portion = select(sandboxes.c.sandbox_id).where(sandboxes.c.ended_at <= last).limit(_PORTION)
+    return connection.execute(delete(sandboxes).where(sandboxes.c.sandbox_id.in_(portion))).rowcount
