@@ -22,7 +22,9 @@ from cube.cubelet.runtime.container.runtime import ContainerRuntime
 from cube.cubelet.storage.images import ImageStore
 from cube.envd.app import create_envd_app
 from cube.envd.interpreter import create_interpreter_app, prewarm
+from cube.envd.sandboxes import EnvdSandbox
 from cube.master.sandboxes.service import SandboxService, sandbox_service
+from cube.model.errors import SandboxNotFound, SandboxNotRunning
 from cube.proxy import sockets
 from cube.proxy.inbound import CubeProxy
 from cube.proxy.routes import Gone, Route
@@ -67,9 +69,10 @@ async def running(settings: Settings) -> AsyncIterator[None]:
 async def _open_doors(stack: AsyncExitStack, settings: Settings, service: SandboxService, cubelet: Cubelet) -> None:
     """The two sockets behind the proxy, then the proxy itself."""
     sockets.prepare_directory(settings.api_socket.parent, settings.proxy_uid)
+    sandboxes = _Remembered(service, cubelet)
     doors = {
         settings.api_socket: create_api(service, settings),
-        settings.envd_socket: _ByService(create_envd_app(cubelet), create_interpreter_app(cubelet)),
+        settings.envd_socket: _ByService(create_envd_app(sandboxes), create_interpreter_app(sandboxes)),
     }
     for path, app in doors.items():
         listener = stack.enter_context(sockets.listening(path, settings.proxy_uid))
@@ -92,6 +95,25 @@ class _ByService:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         interpreter = scope["type"] == "http" and (_SERVICE_HEADER, b"interpreter") in scope["headers"]
         await (self._interpreter if interpreter else self._envd)(scope, receive, send)
+
+
+class _Remembered:
+    """The cubelet's sandboxes, with the master's memory of those that have ended: clients are told the difference."""
+
+    def __init__(self, service: SandboxService, cubelet: Cubelet) -> None:
+        self._service = service
+        self._cubelet = cubelet
+        self.running = cubelet.running
+        self.usage = cubelet.usage
+
+    async def get(self, sandbox_id: str) -> EnvdSandbox:
+        """See :class:`cube.envd.sandboxes.EnvdSandboxes`."""
+        try:
+            return await self._cubelet.get(sandbox_id)
+        except SandboxNotFound:
+            if self._service.knows(sandbox_id):
+                raise SandboxNotRunning(sandbox_id, "gone") from None
+            raise
 
 
 class _Directory:

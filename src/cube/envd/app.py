@@ -137,7 +137,7 @@ class _Exchange:
 
     async def _refuse(self, error: CubeError, scope: Scope) -> None:
         if isinstance(error, SandboxNotFound | SandboxNotRunning):
-            await respond_json(self._send, 502, sandbox_gone(error.sandbox_id))
+            await respond_json(self._send, *sandbox_gone(error))
             return
         await respond_json(self._send, error.code, rest_body(error.code, error.message))
 

@@ -18,6 +18,8 @@ from cube.model.errors import (
     LimitExceeded,
     NotFound,
     PermissionDenied,
+    SandboxNotFound,
+    SandboxNotRunning,
     StorageFull,
     Unauthenticated,
     Unavailable,
@@ -107,6 +109,10 @@ def rest_body(status: int, message: str) -> dict[str, object]:
     return {"code": status, "message": message}
 
 
-def sandbox_gone(sandbox_id: str) -> dict[str, object]:
-    """E2B's answer, with status 502, on any port of a sandbox that does not run; clients compare the text."""
-    return {"sandboxId": sandbox_id, "message": "The sandbox was not found", "code": 502}
+def sandbox_gone(error: SandboxNotFound | SandboxNotRunning) -> tuple[int, dict[str, object]]:
+    """Status and body on any port of a sandbox that does not run; clients compare the text.
+
+    502 is E2B's answer for one that has ended or is paused, 404 ours for an id that never was.
+    """
+    code = 404 if isinstance(error, SandboxNotFound) else 502
+    return code, {"sandboxId": error.sandbox_id, "message": "The sandbox was not found", "code": code}

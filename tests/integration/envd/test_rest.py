@@ -37,7 +37,7 @@ def test_a_sandbox_that_does_not_answer_is_not_healthy(
 @pytest.mark.parametrize("path", ["/health", "/files?path=x", "/process.Process/List", "/nonsense"])
 def test_an_unknown_sandbox(server: EnvdServer, path: str) -> None:
     answer = httpx.get(f"{server.url}{path}", headers={"E2b-Sandbox-Id": "i9"})
-    assert (answer.status_code, answer.json()) == (502, GONE)
+    assert (answer.status_code, answer.json()) == (404, GONE | {"code": 404})
 
 
 def test_a_paused_sandbox(server: EnvdServer, rpc: RpcClient) -> None:
@@ -47,7 +47,7 @@ def test_a_paused_sandbox(server: EnvdServer, rpc: RpcClient) -> None:
 
 
 def test_no_sandbox_at_all(server: EnvdServer) -> None:
-    assert httpx.get(f"{server.url}/health").status_code == 502
+    assert httpx.get(f"{server.url}/health").status_code == 404
 
 
 @pytest.mark.parametrize(

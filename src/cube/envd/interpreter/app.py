@@ -35,17 +35,17 @@ class InterpreterApp:
         except ClientDisconnected:
             return
         except CubeError as error:
-            if await self._is_gone(sandbox_id):
-                await respond_json(send, 502, sandbox_gone(sandbox_id))
+            if (gone := await self._gone(sandbox_id)) is not None:
+                await respond_json(send, *sandbox_gone(gone))
             else:
                 await respond(send, error.code, error.message.encode(), _TEXT)
 
-    async def _is_gone(self, sandbox_id: str) -> bool:
+    async def _gone(self, sandbox_id: str) -> SandboxNotFound | SandboxNotRunning | None:
         try:
             await self._sandboxes.get(sandbox_id)
-        except (SandboxNotFound, SandboxNotRunning):
-            return True
-        return False
+        except (SandboxNotFound, SandboxNotRunning) as error:
+            return error
+        return None
 
     async def _route(self, sandbox: EnvdSandbox, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["method"], [part for part in scope["path"].split("/") if part]:
