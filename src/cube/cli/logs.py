@@ -11,7 +11,7 @@ import structlog
 def configure(level: str) -> None:
     """Set up structlog, and the standard library's loggers of the libraries, at ``level`` and above."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -52,10 +52,20 @@ EnvdEndpoint = LocalGuest | RemoteEnvd
 class Instance(Protocol):
     """One running or paused sandbox of a runtime."""
 
-    sandbox_id: str
-    #: Address of the sandbox on its link, for the proxy.
-    address: str
-    envd: EnvdEndpoint
+    @property
+    def sandbox_id(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Address of the sandbox on its link, for the proxy."""
+        ...
+
+    @property
+    def envd(self) -> EnvdEndpoint:
+        """Where its envd is."""
+        ...
 
     async def died(self) -> None:
         """Return when the sandbox has ended by itself (its first process is gone)."""

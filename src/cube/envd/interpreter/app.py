@@ -78,7 +78,7 @@ class InterpreterApp:
         await context.ready()
 
         async def cut_off() -> bool:
-            return interpreter.closed or await self._is_gone(sandbox.sandbox_id)
+            return interpreter.closed or await self._gone(sandbox.sandbox_id) is not None
 
         await ExecuteResponse(context, request.cell, send).run(receive, cut_off)
 
