@@ -135,6 +135,14 @@ class _Directory:
         return route
 
 
+class _Nobody:
+    """The directory of a proxy that is not started."""
+
+    async def lookup(self, sandbox_id: str) -> Route | Gone | None:
+        """Nothing is known."""
+        return None
+
+
 class _Server(uvicorn.Server):
     """A server that leaves the signals to the service."""
 
@@ -188,6 +196,7 @@ async def tear_down(settings: Settings) -> int:
     """
     runtime = ContainerRuntime(settings, ImageStore(settings))
     found = await runtime.leftovers()
+    await CubeProxy(settings, _Nobody()).remove()
     await runtime.remove()
     _remove_run_dir(settings.run_dir)
     return len(found)

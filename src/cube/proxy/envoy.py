@@ -107,6 +107,12 @@ class EnvoyProcess:
         for path in (self._state_file, self._bootstrap_file, self._options.admin_socket):
             path.unlink(missing_ok=True)
 
+    async def end_former(self) -> None:
+        """End the Envoy that a killed run of the service left behind, if there is one, and remove its files."""
+        state = self._state()
+        self._process = Process.adopt(Identity(**state["identity"])) if state else None
+        await self.stop()
+
     async def _ended(self) -> float:
         """Wait for the end; returns how long that took, in seconds."""
         process, since = self._process, time.monotonic()

@@ -84,6 +84,14 @@ class CubeProxy:
         """Stop Envoy and remove what :meth:`start` made; may be called twice."""
         await self._undo.aclose()
 
+    async def remove(self) -> None:
+        """Remove what a killed run of the service left: its Envoy, sockets and files. Instead of :meth:`start`."""
+        await self._envoy.end_former()
+        for socket in (self._settings.api_socket, self._settings.envd_socket, self._settings.xds_socket):
+            socket.unlink(missing_ok=True)
+        (self._home / "lookup.sock").unlink(missing_ok=True)
+        sockets.remove_directory(self._home)
+
     async def _start(self) -> None:
         configured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         xds = await asyncio.to_thread(self._make_xds, configured)
