@@ -153,6 +153,7 @@ class LocalGuest:
         with _translated():
             target.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+            os.fchown(fd, os.getuid(), os.getgid())
         return self._opened(fd, target)
 
     def _opened(self, fd: int, target: Path) -> OpenedFile:
@@ -256,6 +257,8 @@ def _take_terminal() -> None:
     import fcntl
     import termios
 
+    # A shell that starts the tests in the background has them ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import stat
 from collections.abc import Mapping
 
 from cube.envd.files.blocking import CHUNK, submit, write_all
@@ -17,7 +16,8 @@ from cube.model.errors import CubeError, NotFound
 class FileWriter:
     """Opens, fills and closes a file; use it as ``async with await FileWriter.open(…) as writer``.
 
-    A watcher sees CREATE, CHMOD and WRITE, in this order, for a new file that fits into one chunk, as with E2B's envd.
+    A watcher sees CREATE, CHMOD (the guest's chown) and WRITE, in this order, for a new file that fits into one chunk,
+    as with E2B's envd.
     The target itself is written, not a temporary file beside it; so when the block is left by an error, a file that did
     not exist before is removed, and one that did is left cut off where the content ended.
     """
@@ -29,7 +29,7 @@ class FileWriter:
         self._fd = opened.fd
         self._is_new = is_new
         self._buffer = bytearray()
-        self._pending: asyncio.Future[None] | None = submit(_announce_mode, opened.fd)
+        self._pending: asyncio.Future[None] | None = None
 
     @classmethod
     async def open(cls, guest: Guest, path: str, user: str) -> FileWriter:
@@ -90,11 +90,6 @@ async def _is_missing(guest: Guest, path: str, user: str) -> bool:
     except NotFound:
         return True
     return False
-
-
-def _announce_mode(fd: int) -> None:
-    """Set the mode that the file has: clients count on the CHMOD event that envd's chown makes."""
-    os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
 
 
 def written(entry: Entry, metadata: Mapping[str, str]) -> dict[str, object]:
