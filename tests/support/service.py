@@ -1,4 +1,4 @@
-"""A whole service of its own for tests: other directories, port, network and names than any ``cube up`` on the machine."""
+"""A whole service of its own for tests: own directories, port, network and names, beside any running `cube up`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def _readable(handle: int) -> bool:
 def traces() -> dict[str, list[str]]:
     """All that a service could leave on the machine: what ``cube down`` must bring back to where it was."""
     return {
-        "processes": _lines(["ps", "-e", "-o", "comm="], r"^(cube|envoy)"),
+        # Who is dead already and waits for a slow init to notice is not counted.
+        "processes": _lines(["ps", "-e", "-o", "stat=,comm="], r"^[^Z]\S*\s+(cube|envoy)"),
         "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
         "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/*") if path.is_dir()),
         "interfaces": sorted(os.listdir("/sys/class/net")),

@@ -79,6 +79,15 @@ class Volume:
             except OSError as error:
                 raise Conflict(f"{self._root} is still in use: end what works in it, then try again") from error
 
+    def discard(self) -> None:
+        """Unmount, and remove the file unless snapshots are in it; raises ``Conflict`` when the volume is in use."""
+        mounted = mounts.find(self._root) is not None
+        empty = mounted and not any(self._snapshots.iterdir())
+        self.close()
+        if empty:
+            self._image.unlink(missing_ok=True)
+            self._root.rmdir()
+
     def layer(self, sandbox_id: str, *, owner: int, disk_mb: int) -> Layer:
         """Make the layer of a sandbox, limited to ``disk_mb`` MiB and owned by host user and group ``owner``.
 

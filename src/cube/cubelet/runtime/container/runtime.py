@@ -122,7 +122,7 @@ class ContainerRuntime:
         await self._launcher.close()
         await self._firewall.remove()
         await asyncio.to_thread(self._images.unmount_all)
-        await asyncio.to_thread(self._volume.close)
+        await asyncio.to_thread(self._volume.discard)
 
     async def _clear_forgotten_seats(self) -> None:
         records = (self._records.read(name) for name in self._records.names())
