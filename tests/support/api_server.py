@@ -22,9 +22,9 @@ T = TypeVar("T")
 class ApiServer:
     """A running server; ``node`` and ``service`` belong to the thread's loop: touch them through :meth:`run`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, node: FakeNode) -> None:
         self.settings = settings
-        self.node = FakeNode()
+        self.node = node
         self.service: SandboxService
         self.url = ""
         self._loop = asyncio.new_event_loop()
@@ -61,9 +61,10 @@ class ApiServer:
 
 
 @contextmanager
-def running_api(directory: Path, **settings: Any) -> Iterator[ApiServer]:
+def running_api(directory: Path, *, node: FakeNode | None = None, **settings: Any) -> Iterator[ApiServer]:
     """A server that is shut down at the end of the block."""
-    server = ApiServer(Settings(state_dir=directory, **settings))
+    directory.mkdir(exist_ok=True)
+    server = ApiServer(Settings(state_dir=directory, **settings), node or FakeNode())
     server.start()
     try:
         yield server

@@ -72,6 +72,7 @@ class Endings:
     async def _record(self, entry: Entry) -> None:
         sandbox_id, ended_at = entry.sandbox.sandbox_id, self._context.clock.now()
         self._context.registry.end(sandbox_id, ended_at)
+        log.info("sandbox.ended", sandbox=sandbox_id)
         try:
             await self._context.store.end(sandbox_id, ended_at)
         except CubeError:  # it is gone all the same, and the next start finds that out

@@ -132,13 +132,15 @@ class SandboxService:
         """
         entry = self._registry.add(self._admit(request))
         try:
-            return await exclusively(entry, self._operations.start(entry, request.timeout))
+            sandbox = await exclusively(entry, self._operations.start(entry, request.timeout))
         except asyncio.CancelledError:
             self._endings.begin(entry)
             raise
         except Exception:
             await self._endings.finish(entry)
             raise
+        log.info("sandbox.created", sandbox=sandbox.sandbox_id, template=sandbox.template_id)
+        return sandbox
 
     def get(self, sandbox_id: str) -> Sandbox:
         """A sandbox that runs or is paused."""
