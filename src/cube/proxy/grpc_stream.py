@@ -7,6 +7,7 @@ interpreter when a server is cancelled while it starts or stops; Envoy needs lit
 
 from __future__ import annotations
 
+import logging
 import struct
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
+
+# At debug level hpack writes every header twice.
+logging.getLogger("hpack").setLevel(logging.INFO)
 
 _PREFIX = struct.Struct("!BI")
 #: A client that comes back tells all that it has in one message.

@@ -20,6 +20,8 @@ class Known:
     """A directory of one running, one ended and one troublesome sandbox."""
 
     async def lookup(self, sandbox_id: str) -> Route | Gone | None:
+        if sandbox_id == "bug":
+            raise ZeroDivisionError
         if sandbox_id == "bad":
             raise Unavailable("the store is locked")
         return {"run": Route("run", "10.0.0.1"), "old": Gone("old")}.get(sandbox_id)
@@ -74,4 +76,10 @@ async def test_a_broken_connection_does_not_end_the_service(client: httpx.AsyncC
     _, writer = await asyncio.open_unix_connection(tmp_path / "lookup.sock")
     writer.write(b"this is not HTTP\r\n\r\n")
     writer.close()
+    assert (await client.get("/run")).status_code == 200
+
+
+async def test_a_failing_directory_does_not_end_the_service(client: httpx.AsyncClient) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.get("/bug")
     assert (await client.get("/run")).status_code == 200
