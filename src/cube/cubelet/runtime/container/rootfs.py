@@ -156,8 +156,8 @@ def _limit(kind: int, wanted: int) -> Step:
 
 @functools.cache
 def _may_exceed_limits() -> bool:
-    """Whether the service has CAP_SYS_RESOURCE. A confined root may lack it: then process 1 is an ordinary candidate of the
-    OOM killer, which it survives by being the smallest process around."""
+    """Whether the service has CAP_SYS_RESOURCE. A confined root may lack it: then process 1 is an ordinary candidate of
+    the OOM killer, which it survives by being the smallest process around."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)

@@ -23,7 +23,15 @@ from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.record import Record, Records, start_time
 from cube.cubelet.runtime.container.seats import Seat, SeatPool
-from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, Hostname, JoinCgroup, NewCgroupNamespace, Plan, Step
+from cube.cubelet.runtime.container.steps import (
+    CloneIntoCgroup,
+    EnterNet,
+    Hostname,
+    JoinCgroup,
+    NewCgroupNamespace,
+    Plan,
+    Step,
+)
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
