@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from cube.cubelet.runtime.container.launcher import Launcher
+from support.inside_sandbox import Inside, inside
+from support.launch_ground import open_fds
 
 _SOURCE = Path(__file__).parents[5] / "native" / "cube-init"
 
@@ -16,3 +21,21 @@ def cube_init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("cube-init")
     subprocess.run(["make", "--silent", "-C", str(_SOURCE), f"BUILD={build}"], check=True)
     return build / "cube-init"
+
+
+@pytest.fixture
+async def launcher(cube_init: Path) -> AsyncIterator[Launcher]:
+    """A launcher that runs."""
+    running = Launcher()
+    await running.start(cube_init)
+    yield running
+    await running.close()
+
+
+@pytest.fixture
+async def box(launcher: Launcher, tmp_path: Path, cube_init: Path) -> AsyncIterator[Inside]:
+    """A running sandbox with the users ``user`` and ``other``; no descriptor stays open on the host."""
+    before = open_fds()
+    async with inside(launcher, tmp_path, cube_init) as made:
+        yield made
+    assert open_fds() == before

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from liar import Kind, Liar, entries, entry, exited, failure, open_fds
 
 from cube.cubelet.runtime.container import control, files, processes, wire
 from cube.cubelet.runtime.container.guest import ContainerGuest
@@ -22,6 +21,7 @@ from cube.cubelet.runtime.container.wire import Message, Writer
 from cube.envd.guest import ExitStatus, FileType, SpawnRequest, TerminalSize
 from cube.model import errors
 from cube.model.errors import CubeError, InvalidInput, LimitExceeded, NotFound, SandboxNotRunning, Unavailable
+from support.lying_guest import Kind, Liar, entries, entry, exited, failure, open_fds
 
 TRUE = SpawnRequest(("true",), "root")
 
