@@ -37,5 +37,5 @@ async def _guarded(peer: socket.socket, converse: Converse) -> None:
             await converse(peer)
         except OSError as error:
             _log.debug("connection ended: %s", error)
-        except Exception:  # one conversation that fails must not end the others
+        except Exception:  # noqa: BLE001  one conversation that fails must not end the others
             _log.exception("connection ended by an error")

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Known, opened, settings_in, tcp_listener
+from proxy_door import Known, opened, settings_in, tcp_listener
 
 from cube.model.errors import HostError
 from cube.proxy.envoy import find_binary

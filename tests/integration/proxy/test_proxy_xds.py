@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port
+from proxy_door import free_port
 
 from cube.proxy import admin, clusters, resources, sockets
 from cube.proxy.bootstrap import bootstrap
