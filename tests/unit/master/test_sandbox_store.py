@@ -141,7 +141,8 @@ async def test_templates_that_nobody_uses_are_forgotten_and_can_come_back(store:
     await store.sandboxes.forget_templates()
     assert b"sha256:0" not in await store._writer.submit(_manifests)
     await store.sandboxes.insert(make_sandbox(), BASE)
-    assert [record.template for record in await store.sandboxes.live()] == [INTERPRETER, BASE]
+    live = {record.template.template_id: record.template for record in await store.sandboxes.live()}
+    assert live == {BASE.template_id: BASE, INTERPRETER.template_id: INTERPRETER}
     await store.close()
 
 
