@@ -83,7 +83,7 @@ class _Control:
 
     @property
     def alive(self) -> bool:
-        return not self._listener.done()
+        return not (self._listener.done() or self._listener.cancelling())
 
     async def fork(self, holder: int, descriptors: tuple[int, int], cwd: str) -> Kernel:
         refusal: asyncio.Future[CubeError] = asyncio.get_running_loop().create_future()
@@ -116,19 +116,20 @@ class _Control:
         try:
             await self._writer.write(orjson.dumps(request) + b"\n")
         except BrokenPipeError:
+            self._listener.cancel()
             raise self._failure from None
 
     async def _listen(self) -> None:
         try:
-            while (lines := await self._reader.read()) is not None:
-                for line in lines:
-                    self._take(line)
-        except (LineTooLong, BrokenPipeError):
-            pass
-        if words := last_words(self._transport.stderr):
-            self._failure = InvalidInput(f"The kernel host could not start: {words}")
-        for refusal in self._refusals.values():
-            _refuse(refusal, self._failure)
+            with contextlib.suppress(LineTooLong, BrokenPipeError):
+                while (lines := await self._reader.read()) is not None:
+                    for line in lines:
+                        self._take(line)
+            if words := last_words(self._transport.stderr):
+                self._failure = InvalidInput(f"The kernel host could not start: {words}")
+        finally:
+            for refusal in self._refusals.values():
+                _refuse(refusal, self._failure)
 
     def _take(self, line: bytes) -> None:
         match decode(line):

@@ -109,7 +109,7 @@ def test_other_paths_are_not_found(node: Node) -> None:
 
 
 def test_unknown_sandbox(node: Node) -> None:
-    with pytest.raises(TimeoutException, match="was not found"):
+    with pytest.raises(NotFoundException, match="was not found"):
         node.client("other").run_code("1")
 
 
