@@ -180,6 +180,15 @@ async def test_envoy_with_other_options_is_replaced(run_dir: Path) -> None:
     await proxy.close()
 
 
+async def test_remove_ends_what_a_killed_run_left(run_dir: Path) -> None:
+    settings = settings_in(run_dir)
+    envoy = await asyncio.to_thread(abandoned_envoy, settings, "127.64.0.7")
+    for _ in range(2):
+        await CubeProxy(settings, Known()).remove()
+        assert identify(envoy) is None
+        assert files_in(run_dir) == []
+
+
 async def test_death_of_a_sandbox_cuts_its_connections(run_dir: Path) -> None:
     server = Server("127.64.0.8", endless=True)
     async with opened(run_dir) as door:
