@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import orjson
 import structlog
 
-from cube.envd.interpreter.events import MAX_LINE, Done, Event, Fatal, Ready, Started, decode
+from cube.envd.interpreter.events import MAX_LINE, Done, Event, Failed, Fatal, Ready, Shown, Started, Text, decode
 from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer, close_quietly, last_words
 from cube.model.errors import InvalidInput, Unavailable
 
@@ -195,13 +195,14 @@ class Execution:
         """The part of a batch between the start and the end of this execution."""
         mine: list[Event] = []
         for event in batch:
-            if isinstance(event, Started):
-                self._started = self._started or event.id == self._number
-            if isinstance(event, Done) and event.id == self._number:
+            if event == Done(self._number):
                 self.finished = True
                 self._kernel.rest()
                 break
-            if self._started:
+            if isinstance(event, Started) and event.id == self._number:
+                self._started = True
+                mine.append(event)
+            elif self._started and isinstance(event, Text | Shown | Failed):
                 mine.append(event)
         return mine
 
