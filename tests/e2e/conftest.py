@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.service import Service
-from tests.support.templates import builtin_templates
+from support.service import Service
+from support.images import builtin_templates
 
 
 @pytest.fixture(scope="session")
-def templates() -> Path:
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory with the default templates, built once per machine."""
-    return builtin_templates()
+    directory = tmp_path_factory.mktemp("images") / "templates"
+    builtin_templates(directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

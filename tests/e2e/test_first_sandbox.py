@@ -12,7 +12,7 @@ from e2b import NotFoundException, PtySize
 from e2b.sandbox.filesystem.watch_handle import FilesystemEventType
 from e2b_code_interpreter import Sandbox
 
-from tests.support.service import Service
+from support.service import Service
 
 pytestmark = pytest.mark.root
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from e2b import Sandbox
 
-from tests.support.service import Service, traces
+from support.service import Service, traces
 
 pytestmark = pytest.mark.root
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from e2b import Sandbox
 
-from tests.support.service import Service
+from support.service import Service
 
 pytestmark = pytest.mark.root
 

@@ -24,7 +24,7 @@ from cube.envd.app import create_envd_app
 from cube.envd.interpreter import create_interpreter_app, prewarm
 from cube.envd.sandboxes import EnvdSandbox
 from cube.master.sandboxes.service import SandboxService, sandbox_service
-from cube.model.errors import SandboxNotFound, SandboxNotRunning
+from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning
 from cube.proxy import sockets
 from cube.proxy.inbound import CubeProxy
 from cube.proxy.routes import Gone, Route
@@ -114,6 +114,9 @@ class _Remembered:
             if self._service.knows(sandbox_id):
                 raise SandboxNotRunning(sandbox_id, "gone") from None
             raise
+        except SandboxNotRunning:
+            await self._service.wake(sandbox_id)
+            return await self._cubelet.get(sandbox_id)
 
 
 class _Directory:
@@ -127,12 +130,20 @@ class _Directory:
 
     async def lookup(self, sandbox_id: str) -> Route | Gone | None:
         """See :class:`cube.proxy.routes.Directory`."""
-        address = self._cubelet.address(sandbox_id)
+        if not self._service.knows(sandbox_id):
+            return None
+        address = self._cubelet.address(sandbox_id) or await self._woken(sandbox_id)
         if address is None:
-            return Gone(sandbox_id) if self._service.knows(sandbox_id) else None
+            return Gone(sandbox_id)
         route = Route(sandbox_id, address)
         self.proxy.added(route)
         return route
+
+    async def _woken(self, sandbox_id: str) -> str | None:
+        """The address of a sandbox that its client wants to be woken up by traffic."""
+        with contextlib.suppress(CubeError):
+            await self._service.wake(sandbox_id)
+        return self._cubelet.address(sandbox_id)
 
 
 class _Nobody:

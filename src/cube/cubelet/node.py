@@ -41,7 +41,8 @@ class _Resident:
     instance: Instance
     view: EnvdSandbox
     watcher: asyncio.Task[None]
-    paused: bool = False
+    #: ``running``, ``paused`` or ``dead``: ended by itself and not destroyed yet.
+    state: str
 
 
 class Cubelet:
@@ -107,13 +108,13 @@ class Cubelet:
         resident = self._resident(sandbox_id)
         self._unreachable(sandbox_id)
         await self._runtime.pause(resident.instance)
-        resident.paused = True
+        resident.state = "paused"
 
     async def resume(self, sandbox_id: str) -> None:
         """Let a paused sandbox go on; raises ``SandboxNotFound``."""
         resident = self._resident(sandbox_id)
         await self._runtime.resume(resident.instance)
-        resident.paused = False
+        resident.state = "running"
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:
         """What it uses now; raises ``SandboxNotFound``."""
@@ -135,7 +136,7 @@ class Cubelet:
         return set(self._residents)
 
     def on_death(self, callback: Callable[[str], None]) -> None:
-        """``callback`` is called on the loop with the id of every sandbox that ended by itself."""
+        """``callback`` is called on the loop with the id of every sandbox that ended by itself; it is to be destroyed."""
         self._death_callbacks.append(callback)
 
     def on_unreachable(self, callback: Callable[[str], None]) -> None:
@@ -154,13 +155,13 @@ class Cubelet:
     async def get(self, sandbox_id: str) -> EnvdSandbox:
         """The running sandbox; raises ``SandboxNotFound`` or ``SandboxNotRunning``."""
         resident = self._resident(sandbox_id)
-        if resident.paused:
-            raise SandboxNotRunning(sandbox_id, "paused")
+        if resident.state != "running":
+            raise SandboxNotRunning(sandbox_id, resident.state)
         return resident.view
 
     def running(self) -> Iterable[EnvdSandbox]:
         """All that run now."""
-        return [resident.view for resident in self._residents.values() if not resident.paused]
+        return [resident.view for resident in self._residents.values() if resident.state == "running"]
 
     async def usage(self, sandbox_id: str) -> ResourceUsage:
         """What it uses now; raises like :meth:`get`."""
@@ -169,7 +170,7 @@ class Cubelet:
     def address(self, sandbox_id: str) -> str | None:
         """Address of the sandbox on its link, ``None`` when no such sandbox runs here."""
         resident = self._residents.get(sandbox_id)
-        return None if resident is None or resident.paused else resident.instance.address
+        return None if resident is None or resident.state != "running" else resident.instance.address
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -186,23 +187,18 @@ class Cubelet:
     def _admit(self, spec: SandboxSpec, instance: Instance, *, paused: bool) -> _Resident:
         view = _view(spec, instance)
         watcher = self._tasks.create_task(self._watch(spec.sandbox_id, instance))
-        resident = _Resident(spec, instance, view, watcher, paused)
+        resident = _Resident(spec, instance, view, watcher, "paused" if paused else "running")
         self._residents[spec.sandbox_id] = resident
         return resident
 
     async def _watch(self, sandbox_id: str, instance: Instance) -> None:
+        """Report a death; whoever hears of it has the remains destroyed."""
         await instance.died()
         log.warning("sandbox.died", sandbox=sandbox_id)
-        resident = self._residents.pop(sandbox_id, None)
+        self._residents[sandbox_id].state = "dead"
         self._unreachable(sandbox_id)
         for callback in self._death_callbacks:
             callback(sandbox_id)
-        try:
-            await self._runtime.destroy(sandbox_id)
-            if resident is not None:
-                await _close_drawers(resident.view)
-        except CubeError as error:
-            log.exception("sandbox.cleanup_failed", sandbox=sandbox_id, reason=error.message)
 
     def _beside(self, work: Awaitable[None]) -> None:
         async def run() -> None:

@@ -14,7 +14,7 @@ from cube.cubelet.node import Cubelet
 from cube.cubelet.runtime.base import Capabilities, Instance, LocalGuest, Snapshot
 from cube.envd.guest import Guest
 from cube.envd.sandboxes import EnvdSandbox
-from cube.model.errors import HostError, SandboxNotFound, SandboxNotRunning, Unavailable
+from cube.model.errors import SandboxNotFound, SandboxNotRunning, Unavailable
 from cube.model.resources import Resources, ResourceUsage
 from cube.model.sandbox import SandboxSpec
 from cube.model.template import ImageConfig, Template
@@ -54,7 +54,6 @@ class ToldRuntime:
         self.alive: dict[str, ToldInstance] = {}
         self.destroyed: list[str] = []
         self.found: set[str] = set()
-        self.destroy_fails = False
 
     async def start(self) -> None: ...
     async def close(self) -> None: ...
@@ -80,8 +79,6 @@ class ToldRuntime:
 
     async def destroy(self, sandbox_id: str) -> None:
         self.destroyed.append(sandbox_id)
-        if self.destroy_fails:
-            raise HostError("no")
 
     async def stats(self, instance: Instance) -> ResourceUsage:
         return ResourceUsage(1.5, 2, 3, 4, 5)
@@ -151,27 +148,29 @@ async def test_destroying_what_is_unknown_still_reaches_the_runtime(cubelet: Cub
     assert runtime.destroyed == ["stray"]
 
 
-async def test_a_death_is_reported_once_and_cleaned_up(cubelet: Cubelet, runtime: ToldRuntime) -> None:
+async def test_a_death_is_reported_once(cubelet: Cubelet, runtime: ToldRuntime) -> None:
     reported: asyncio.Queue[str] = asyncio.Queue()
     cubelet.on_death(reported.put_nowait)
     await cubelet.create(spec())
     runtime.alive["i1"].death.set()
     assert await reported.get() == "i1"
-    with pytest.raises(SandboxNotFound):
+    with pytest.raises(SandboxNotRunning, match="dead"):
         await cubelet.get("i1")
+    assert cubelet.address("i1") is None
+    assert list(cubelet.running()) == []
     assert reported.empty()
-    assert runtime.destroyed == ["i1"]
+    assert runtime.destroyed == []
 
 
-async def test_a_death_whose_cleanup_fails_does_not_end_the_cubelet(cubelet: Cubelet, runtime: ToldRuntime) -> None:
+async def test_a_dead_sandbox_is_destroyed_like_any_other(cubelet: Cubelet, runtime: ToldRuntime) -> None:
     reported: asyncio.Queue[str] = asyncio.Queue()
     cubelet.on_death(reported.put_nowait)
-    runtime.destroy_fails = True
     await cubelet.create(spec())
     runtime.alive["i1"].death.set()
-    await reported.get()
-    await cubelet.create(spec("i2"))
-    assert (await cubelet.get("i2")).sandbox_id == "i2"
+    await cubelet.destroy(await reported.get())
+    assert runtime.destroyed == ["i1"]
+    with pytest.raises(SandboxNotFound):
+        await cubelet.get("i1")
 
 
 async def test_destroying_is_not_taken_for_a_death(cubelet: Cubelet, runtime: ToldRuntime) -> None:
