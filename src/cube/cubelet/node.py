@@ -136,7 +136,7 @@ class Cubelet:
         return set(self._residents)
 
     def on_death(self, callback: Callable[[str], None]) -> None:
-        """``callback`` is called on the loop with the id of every sandbox that ended by itself; it is to be destroyed."""
+        """``callback`` is called on the loop with the id of a sandbox that ended by itself; it is to be destroyed."""
         self._death_callbacks.append(callback)
 
     def on_unreachable(self, callback: Callable[[str], None]) -> None:
