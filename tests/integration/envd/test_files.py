@@ -313,6 +313,40 @@ def fds() -> list[str]:
     return [fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
 
 
+class TestSandboxStops:
+    """What is under way is broken off, and no descriptor of the sandbox's file system stays open."""
+
+    def open_files(self, home: Path) -> list[str]:
+        links = (f"/proc/self/fd/{fd}" for fd in fds())
+        return [link for link in links if os.path.lexists(link) and os.readlink(link).startswith(str(home))]
+
+    def test_a_download(self, server: EnvdServer, http: httpx.Client, home: Path) -> None:
+        with open(home / "sparse", "wb") as file:
+            file.truncate(2**40)
+        with http.stream("GET", "/files", params={"path": "sparse"}, headers={"Accept-Encoding": "identity"}) as answer:
+            pieces = answer.iter_raw()
+            next(pieces)
+            server.run(server.sandboxes.close_state("i1"))
+            assert self.open_files(home) == []
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(pieces)
+
+    def test_an_upload(self, server: EnvdServer, home: Path) -> None:
+        connection = TestBrokenUpload().send_half(server, "a")
+        until(lambda: (home / "a").exists() and (home / "a").stat().st_size)
+        server.run(server.sandboxes.close_state("i1"))
+        assert self.open_files(home) == []
+        assert not (home / "a").exists()
+        assert connection.recv(100).startswith(b"HTTP/1.1 502")
+        connection.close()
+
+    def test_the_next_request(self, server: EnvdServer, http: httpx.Client, home: Path) -> None:
+        (home / "a").touch()
+        assert http.get("/files", params={"path": "a"}).status_code == 200
+        server.run(server.sandboxes.close_state("i1"))
+        assert http.get("/files", params={"path": "a"}).status_code == 502
+
+
 class TestSignedUrls:
     def query(self, path: str, operation: str, token: str = TOKEN, **extra: str) -> dict[str, str]:
         expiration = extra.get("signature_expiration", "")

@@ -289,6 +289,8 @@ class TestEndOfLife:
         assert stream.end is not None
         assert stream.end["error"]["code"] == "deadline_exceeded"
         until(lambda: not os.path.exists(f"/proc/{pid}"))
+        with rpc.connect(pid) as again:
+            assert list(again)[-1]["event"]["end"]["status"] == "signal: killed"
 
     def test_the_time_limit_kills_also_when_the_client_has_gone(self, rpc: RpcClient) -> None:
         with rpc.start("sleep 60", Connect_Timeout_Ms="300") as stream:

@@ -12,6 +12,7 @@ from cube.envd.auth import require_file_access
 from cube.envd.errors import UnknownUser
 from cube.envd.files.compose import compose
 from cube.envd.files.download import send_file
+from cube.envd.files.transfers import transfers_of
 from cube.envd.files.upload import receive_files
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import InvalidInput, NotFound, Unauthenticated
@@ -25,9 +26,10 @@ async def get_file(scope: Scope, receive: Receive, send: Send, sandbox: EnvdSand
     path, user = query.get("path", ""), query.get("username") or sandbox.default_user
     if not path:
         raise InvalidInput("the query parameter 'path' is missing", field="path")
-    with _named(path, user):
-        opened = await sandbox.guest.open_read(path, user)
-    await send_file(scope, receive, send, opened)
+    async with transfers_of(sandbox).running():
+        with _named(path, user):
+            opened = await sandbox.guest.open_read(path, user)
+        await send_file(scope, receive, send, opened)
 
 
 async def post_files(
@@ -36,8 +38,9 @@ async def post_files(
     """``POST /files``."""
     require_file_access(scope, sandbox, query, "write")
     path, user = query.get("path", ""), query.get("username") or sandbox.default_user
-    with _named(path, user):
-        answer = await receive_files(scope, receive, sandbox.guest, path, user)
+    async with transfers_of(sandbox).running():
+        with _named(path, user):
+            answer = await receive_files(scope, receive, sandbox.guest, path, user)
     await respond_json(send, 200, answer)
 
 
@@ -50,8 +53,9 @@ async def post_compose(receive: Receive, send: Send, sandbox: EnvdSandbox) -> No
     if not isinstance(destination, str) or not isinstance(user, str | None):
         raise InvalidInput("destination must be a path, and username a name", field="destination")
     name = user or sandbox.default_user
-    with _named(destination, name):
-        answer = await compose(sandbox.guest, sources, destination, name)
+    async with transfers_of(sandbox).running():
+        with _named(destination, name):
+            answer = await compose(sandbox.guest, sources, destination, name)
     await respond_json(send, 200, answer)
 
 

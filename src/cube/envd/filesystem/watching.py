@@ -28,34 +28,52 @@ from cube.model.errors import CubeError, LimitExceeded, NotFound, PermissionDeni
 
 WATCHER_LIMIT = 256
 EVENT_LIMIT = 16384
+BATCH_SECONDS = 0.01
 
 _STATE_KEY = "cube.envd.filesystem"
 _WITH_ENTRY = (EventType.CREATE, EventType.WRITE, EventType.CHMOD)
 
 
 class _Readable:
-    """Says once that a descriptor has become readable, each time it is armed; level-triggered it would spin."""
+    """Says once that a descriptor has become readable, each time it is armed; level-triggered it would spin.
+
+    It says so no more often than every :data:`BATCH_SECONDS`: a storm of changes comes in few big batches.
+    """
 
     def __init__(self, fd: int, action: Callable[[], None]) -> None:
         self._fd = fd
         self._action = action
         self._loop = asyncio.get_running_loop()
+        self._not_before = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.arm()
 
     def arm(self) -> None:
-        self._loop.add_reader(self._fd, self._fire)
+        if self._loop.time() < self._not_before:
+            self._timer = self._loop.call_at(self._not_before, self._look)
+        else:
+            self._look()
 
     def disarm(self) -> None:
         self._loop.remove_reader(self._fd)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        self._loop.add_reader(self._fd, self._fire)
 
     def _fire(self) -> None:
         self.disarm()
+        self._not_before = self._loop.time() + BATCH_SECONDS
         self._action()
 
 
 async def follow(call: Call, watch: Watch, path: str, *, include_entry: bool) -> AsyncIterator[pb.WatchDirResponse]:
     """The messages of one ``WatchDir`` stream; closes ``watch``."""
-    wakeup = Wakeup()
+    watchers = watchers_of(call.sandbox)
+    wakeup = watchers.add_stream()
     call.connection.on_gone = wakeup.set
     readable = _Readable(watch.fileno(), wakeup.set)
     guest = call.sandbox.guest if include_entry else None
@@ -65,10 +83,12 @@ async def follow(call: Call, watch: Watch, path: str, *, include_entry: bool) ->
             if not await wakeup.wait(_pause(call)):
                 yield _keepalive(call)
                 continue
+            watchers.check_open()
             for event in await _read(watch):
                 yield _changed(await _message(event, path, call.user, guest))
             readable.arm()
     finally:
+        watchers.remove_stream(wakeup)
         readable.disarm()
         watch.close()
 
@@ -165,13 +185,31 @@ class _Watcher:
 
 
 class WatcherTable:
-    """Polled watchers of one sandbox."""
+    """Polled watchers and streams of one sandbox."""
 
     def __init__(self) -> None:
         self._watchers: dict[str, _Watcher] = {}
+        self._streams: set[Wakeup] = set()
+        self._closed = False
+
+    def add_stream(self) -> Wakeup:
+        """What wakes a new stream, also when the sandbox stops."""
+        wakeup = Wakeup()
+        self._streams.add(wakeup)
+        return wakeup
+
+    def remove_stream(self, wakeup: Wakeup) -> None:
+        """The stream has ended."""
+        self._streams.discard(wakeup)
+
+    def check_open(self) -> None:
+        """Raise a Connect error when the sandbox has stopped."""
+        if self._closed:
+            raise ConnectError(Code.UNAVAILABLE, "the sandbox stopped")
 
     def check_room(self) -> None:
         """Raise ``LimitExceeded`` when no further watcher may be made."""
+        self.check_open()
         if len(self._watchers) >= WATCHER_LIMIT:
             raise LimitExceeded(f"{WATCHER_LIMIT} watchers exist; remove some of them")
 
@@ -194,6 +232,9 @@ class WatcherTable:
 
     async def close(self) -> None:
         """Stop all of them."""
+        self._closed = True
+        for wakeup in self._streams:
+            wakeup.set()
         while self._watchers:
             self._watchers.popitem()[1].close()
 

@@ -81,7 +81,6 @@ class ManagedProcess:
         self.subscriptions: list[Subscription] = []
         self.exit: ExitStatus | None = None
         self.ended = False
-        self.timed_out = False
         self._guest = guest
         self._throttle = throttle
         self._loop = asyncio.get_running_loop()
@@ -165,9 +164,8 @@ class ManagedProcess:
             async with asyncio.timeout_at(deadline):
                 return await self._guest.wait()
         except TimeoutError:
-            self.timed_out = True
-        with contextlib.suppress(NotFound):
-            await self._guest.signal(signal.SIGKILL)
+            with contextlib.suppress(NotFound):
+                await self._guest.signal(signal.SIGKILL)
         return await self._guest.wait()
 
     async def _drain(self) -> None:

@@ -108,7 +108,7 @@ async def _follow(
         call.connection.on_gone = subscription.wakeup.set
         yield wrap(event=start_event(process.pid))
         while not call.connection.gone:
-            _check_deadline(call, process)
+            _check_deadline(call)
             if (output := subscription.peek()) is not None:
                 yield wrap(event=data_event(*output))
                 if not call.connection.gone:
@@ -128,9 +128,7 @@ async def _something_happens(call: Call, subscription: Subscription) -> bool:
     return await subscription.wakeup.wait(min(call.keepalive, left)) or left <= call.keepalive
 
 
-def _check_deadline(call: Call, process: ManagedProcess) -> None:
-    if process.timed_out:
-        raise ConnectError(Code.DEADLINE_EXCEEDED, "the command ran into its time limit and was killed")
+def _check_deadline(call: Call) -> None:
     if call.expired:
         raise ConnectError(Code.DEADLINE_EXCEEDED, "the time limit of the request is over")
 
