@@ -77,8 +77,12 @@ class _Control:
     async def start(cls, sandbox: EnvdSandbox) -> _Control:
         transport, program = await spawn_program(sandbox, "python_host")
         control = cls(transport)
-        with contextlib.suppress(BrokenPipeError):
-            await control._writer.write(program)
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                await control._writer.write(program)
+        except BaseException:
+            await control.close()
+            raise
         return control
 
     @property

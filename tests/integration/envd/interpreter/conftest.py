@@ -26,7 +26,7 @@ from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import SandboxNotFound
 from cube.model.resources import Resources
 from cube.model.template import ImageConfig
-from tests.support.local_guest import LocalGuest
+from support.local_guest import LocalGuest
 
 PACKAGES = ["ipython", "numpy", "pandas", "matplotlib", "e2b-charts", "pillow", "orjson"]
 

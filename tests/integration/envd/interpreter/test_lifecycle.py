@@ -55,6 +55,16 @@ def test_contexts_have_state_and_directory_of_their_own(client: Sandbox) -> None
     assert error.name == "NameError"
 
 
+@pytest.mark.parametrize("language", ["python", "bash"])
+def test_home_is_the_directory_when_the_image_names_none(node: Node, client: Sandbox, language: str) -> None:
+    node.sandbox.default_workdir = ""
+    code = "print(__import__('os').getcwd())" if language == "python" else "pwd"
+    home = [f"{node.guest.home}\n"]
+    assert client.run_code(code, language=language).logs.stdout == home
+    context = client.create_code_context(cwd="~", language=language)
+    assert client.run_code(code, context=context).logs.stdout == home
+
+
 def test_restart_keeps_the_id_and_drops_the_state(client: Sandbox) -> None:
     context = client.create_code_context()
     client.run_code("x = 1", context=context)

@@ -74,7 +74,7 @@ def _become_kernel(channel: Channel, shell: Shell, cwd: str) -> NoReturn:
 
     try:
         os.setsid()
-        os.chdir(cwd)
+        os.chdir(os.path.expanduser(cwd) or ".")
         PythonKernel(channel, shell).serve()
     except OSError as error:
         channel.send({"type": "fatal", "message": f"The kernel could not start: {error}"})

@@ -145,7 +145,7 @@ def run_host(make_driver: Callable[[Channel, Capture], Driver]) -> None:
     channel = claim_standard_streams()
     configuration: Mapping[str, str] = next(channel.requests(), {})
     try:
-        os.chdir(configuration.get("cwd") or ".")
+        os.chdir(os.path.expanduser(configuration.get("cwd", "")) or ".")
         capture = Capture(channel)
         driver = make_driver(channel, capture)
     except OSError as error:
