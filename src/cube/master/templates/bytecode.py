@@ -7,6 +7,7 @@ start if that did not fit.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def _retime(directory: int, name: str, epoch: int) -> bool:
     except OSError:  # a link or a device: not something that Python's compiler made
         return False
     with open(fd, "r+b", buffering=0) as file:
-        header = file.read(_HEADER.size)
+        header = file.read(_HEADER.size) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
         source = _source(directory, name)
         if len(header) < _HEADER.size or source is None:
             return False

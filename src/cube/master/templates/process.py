@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +35,7 @@ async def run(
 
     Raises ``HostError`` with its last lines when it fails, or when it is not installed.
     """
-    process = await _start(argv, {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}, cwd)
+    process = await _start_whole(_start(argv, {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}, cwd))
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
         async for line in _lines(process):
@@ -46,6 +46,18 @@ async def run(
         await _end(process)
     if code != 0:
         raise HostError(f"{_program(argv)} failed with status {code}: " + " | ".join(tail))
+
+
+async def _start_whole(start: Coroutine[None, None, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
+    """Cancelled in the middle of a start, asyncio kills the program alone and not what it has started by then."""
+    starting = asyncio.ensure_future(start)
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _through_cancellation(starting)
+        if starting.exception() is None:
+            await _end(starting.result())
+        raise
 
 
 async def _start(argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> asyncio.subprocess.Process:

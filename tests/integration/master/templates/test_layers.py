@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -22,15 +23,20 @@ pytestmark = pytest.mark.root
 GO_ON = threading.Event()
 
 
+def _identity(path: Path) -> tuple[int, ...]:
+    found = path.lstat()
+    return found.st_ino, found.st_mode, found.st_nlink, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
     """A directory beside the tree, which must stay as it is."""
     path = tmp_path / "outside"
     path.mkdir()
     (path / "precious").write_text("untouched")
-    before = {entry: entry.lstat() for entry in [path, path / "precious"]}
+    before = {entry: _identity(entry) for entry in [path, path / "precious"]}
     yield path
-    assert {entry: entry.lstat() for entry in [path, *path.iterdir()]} == before
+    assert {entry: _identity(entry) for entry in [path, *path.iterdir()]} == before
     assert (path / "precious").read_text() == "untouched"
 
 
@@ -79,8 +85,8 @@ def test_files_directories_and_links_with_their_attributes(root: Path) -> None:
 
 
 def test_members_below_a_link_to_a_directory_follow_it_inside(root: Path) -> None:
-    apply(root, [directory("usr/lib"), symlink("lib", "/usr/lib")], [file("lib/libc.so", b"x")])
-    assert (root / "usr/lib/libc.so").read_text() == "x"
+    apply(root, [directory("inner/lib"), symlink("lib", "/inner/lib")], [file("lib/stray", b"x")])
+    assert (root / "inner/lib/stray").read_text() == "x"
     assert (root / "lib").is_symlink()
 
 
@@ -164,11 +170,10 @@ def test_names_that_lead_out_are_refused(root: Path, name: str) -> None:
 @pytest.mark.parametrize("target", ["/", "../outside", "../../../../../..", "/proc/self/root", "/proc/1/cwd"])
 def test_writing_through_a_link_stays_inside(root: Path, outside: Path, target: str) -> None:
     absolute = str(outside) if target == "/" else target
-    try:
-        apply(root, [symlink("door", absolute), file("door/precious", b"stolen"), file("door/new", b"x")])
-    except InvalidInput:
-        pass  # a link that leads nowhere inside: refused
+    with contextlib.suppress(InvalidInput):  # a link that leads nowhere inside is refused
+        apply(root, [symlink("door", absolute), file("door/precious", b"stolen"), file("door/cube-stray", b"x")])
     assert (root / "door").is_symlink()
+    assert not Path("/cube-stray").exists()
 
 
 def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(root: Path, outside: Path) -> None:
@@ -207,10 +212,8 @@ def test_a_hard_link_to_itself_keeps_the_file(root: Path) -> None:
 
 @pytest.mark.parametrize("name", [".wh...", "a/.wh...", ".wh..", ".wh."])
 def test_whiteouts_of_the_directory_itself_or_above_do_no_harm(root: Path, outside: Path, name: str) -> None:
-    try:
+    with contextlib.suppress(InvalidInput):
         apply(root, [directory("a"), file("a/x")], [file(name)])
-    except InvalidInput:
-        pass
     assert root.is_dir()
     assert outside.is_dir()
 

@@ -29,17 +29,16 @@ def checksummed(header: bytearray) -> bytes:
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_what_python_writes_is_read(form: int) -> None:
+    name = LONG if form != tarfile.USTAR_FORMAT else LONG[-150:]
     entries = [
         directory("etc", mode=0o750, uid=7, gid=8),
-        file(LONG, b"x" * 1000, mode=0o4755, uid=65534, mtime=1_500_000_000),
+        file(name, b"x" * 1000, mode=0o4755, uid=65534, mtime=1_500_000_000),
         symlink("lib", "usr/lib"),
-        hard_link("other", LONG),
+        hard_link("other", name[-100:] if form == tarfile.USTAR_FORMAT else name),
         device("dev/null"),
         fifo("pipe"),
         file("empty"),
     ]
-    if form == tarfile.USTAR_FORMAT:
-        entries[3] = hard_link("other", "etc/short")
     members = read(layer(*entries, form=form))
     for (member, content), (info, expected) in zip(members, entries, strict=True):
         assert (member.name.rstrip("/"), member.link, content) == (info.name, info.linkname, expected)
