@@ -57,9 +57,11 @@ static char *joined(char **words)
 static char *quoted(const char *text)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-$";
-    char *result = malloc(2 * strlen(text) + 1), *end = result;
+    char *result = malloc(2 * strlen(text) + sizeof "''"), *end = result;
     if (result == NULL)
         return NULL;
+    if (!*text)
+        return strcpy(result, "''");
     for (; *text; text++) {
         if (!strchr(plain, *text) && !((unsigned char)*text & 0x80))
             *end++ = '\\';

@@ -186,7 +186,11 @@ static int on_message(struct relay *r)
 
 static int read_socket(struct relay *r)
 {
-    if (message_receive(r->socket, &message) > 0) {
+    int received = message_receive(r->socket, &message);
+    /* Who is refused is hung up on before the request has been read. The kernel tells of that first, and once. */
+    if (received < 0 && errno == ECONNRESET)
+        received = message_receive(r->socket, &message);
+    if (received > 0) {
         int status = on_message(r);
         message_release(&message);
         return status;

@@ -137,11 +137,14 @@ static void open_terminal(struct command *c)
     ioctl(c->slave, TIOCSWINSZ, &c->size);
 }
 
+/* Like a login, `sudo -i` puts up with a home that is missing. */
 static int enter_directory(const struct command *c)
 {
     static char path[PATH_MAX];
     if (!*c->directory)
         return fchdir(request.fds[FD_DIRECTORY]) ? errno : 0;
+    if (strcmp(c->directory, "~") == 0)
+        return chdir(user.home) && chdir("/") ? errno : 0;
     int error = user_path(&user, c->directory, strlen(c->directory), path);
     return error ? error : chdir(path) ? errno : 0;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,6 +90,7 @@ def read_until(fd: int | None, text: str) -> str:
     assert fd is not None
     found = ""
     while text not in found:
+        assert select.select([fd], [], [], 10)[0], f"{text!r} did not come after {found!r}"
         found += os.read(fd, 65536).decode(errors="replace")
     return found
 
