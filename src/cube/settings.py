@@ -85,8 +85,12 @@ class Settings(BaseSettings):
     @property
     def public_url(self) -> str:
         """URL of the public port for a client on this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104  comparison only
-        return f"http://{host}:{self.port}"
+        return f"http://{self.public_address}:{self.port}"
+
+    @property
+    def public_address(self) -> str:
+        """Address at which a client on this machine reaches the public port."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104  comparison only
 
     @property
     def volume_dir(self) -> Path:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from support.service import Service
 from support.images import builtin_templates
+from support.service import Service
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def service(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     try:
         yield service
     finally:
-        service.down()
+        service.close()
 
 
 @pytest.fixture
@@ -35,4 +35,4 @@ def own_service(templates: Path, tmp_path: Path) -> Iterator[Service]:
     try:
         yield service
     finally:
-        service.down()
+        service.close()

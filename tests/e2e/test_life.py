@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 
 import pytest
 from e2b import Sandbox
 
-from support.service import Service, traces
+from support.service import Service, footprint, remains
 
 pytestmark = pytest.mark.root
 
@@ -23,28 +24,28 @@ def wait_until_ended(sandbox: Sandbox, seconds: float) -> None:
 
 
 def test_down_leaves_nothing_behind(own_service: Service) -> None:
-    before = traces()
+    before = footprint(own_service)
     own_service.up()
     busy = Sandbox.create("code-interpreter-v1", **own_service.client)
+    busy.run_code("x = 1")
     busy.commands.run("sleep 1000 & nohup sleep 1000 >/dev/null 2>&1 &", background=True)
     busy.files.write("big.bin", b"x" * (8 << 20))
-    paused = Sandbox.create("base", **own_service.client)
-    paused.pause()
-    during = traces()
-    assert during["interfaces"] != before["interfaces"]
-    assert during["mounts"] != before["mounts"]
+    Sandbox.create("base", **own_service.client).pause()
+    during = footprint(own_service)
+    assert all(getattr(during, kind.name) for kind in fields(during)), "each kind of trace is looked for in vain"
     own_service.down()
-    assert traces() == before
-    assert not (own_service.directory / "run").exists()
+    assert remains(before, during, footprint(own_service)) == {}
+    assert not own_service.run_dir.exists()
 
 
 def test_down_after_a_crash_leaves_nothing_behind(own_service: Service) -> None:
-    before = traces()
+    before = footprint(own_service)
     own_service.up()
     Sandbox.create("base", **own_service.client)
+    during = footprint(own_service)
     own_service.kill()
     own_service.down()
-    assert traces() == before
+    assert remains(before, during, footprint(own_service)) == {}
 
 
 def test_down_is_idempotent(own_service: Service) -> None:

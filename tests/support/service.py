@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -36,8 +39,11 @@ class Service:
     network: str
     port: int = field(default_factory=free_port)
     more: Mapping[str, str] = field(default_factory=dict)
+    #: Below a directory that the proxy's user may enter, which pytest's are not.
+    run_dir: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cube-e2e-")) / "run")
 
     def __post_init__(self) -> None:
+        self.run_dir.parent.chmod(0o755)
         (self.directory / "state").mkdir(parents=True, exist_ok=True)
         link = self.directory / "state" / "templates"
         if not link.exists():
@@ -53,7 +59,7 @@ class Service:
             **os.environ,
             "CUBE_INSTANCE": self.instance,
             "CUBE_STATE_DIR": str(self.directory / "state"),
-            "CUBE_RUN_DIR": str(self.directory / "run"),
+            "CUBE_RUN_DIR": str(self.run_dir),
             "CUBE_PORT": str(self.port),
             "CUBE_NETWORK_CIDR": self.network,
             "CUBE_VOLUME_GB": "8",
@@ -86,9 +92,14 @@ class Service:
     def down(self) -> None:
         self.run("down")
 
+    def close(self) -> None:
+        """End it and remove its run directory."""
+        self.down()
+        self.run_dir.parent.rmdir()
+
     @property
     def pid(self) -> int:
-        return int((self.directory / "run" / "cube.pid").read_text())
+        return int((self.run_dir / "cube.pid").read_text())
 
     def kill(self) -> None:
         """End the service as a crash would, and wait until it is gone."""
@@ -106,40 +117,107 @@ class Service:
 
 
 def _readable(handle: int) -> bool:
-    import select
-
     return bool(select.select([handle], [], [], 0.5)[0])
 
 
-def traces() -> dict[str, list[str]]:
-    """All that a service could leave on the machine: what ``cube down`` must bring back to where it was."""
-    return {
-        # Who is dead already and waits for a slow init to notice is not counted.
-        "processes": _lines(["ps", "-e", "-o", "stat=,comm="], r"^[^Z]\S*\s+(cube|envoy)"),
-        "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
-        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/*") if path.is_dir()),
-        "interfaces": sorted(os.listdir("/sys/class/net")),
-        "namespaces": _namespaces(),
-        "tables": _lines(["nft", "list", "tables"], r"."),
-        "loops": _lines(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"], r"."),
-        "run": sorted(os.listdir("/run")),
-        "tmp": sorted(os.listdir("/tmp")),
-        "shm": sorted(os.listdir("/dev/shm")),
+@dataclass(frozen=True)
+class Footprint:
+    """What one instance has on the machine; other instances and their comings and goings do not count."""
+
+    #: (process id, start time) of the service, its descendants and the processes in its cgroups.
+    processes: frozenset[tuple[int, str]]
+    #: Namespaces of those that this process is not in.
+    namespaces: frozenset[str]
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    interfaces: frozenset[str]
+    tables: frozenset[str]
+    loops: frozenset[str]
+    files: frozenset[str]
+
+
+def footprint(service: Service) -> Footprint:
+    """Everything that can be found of a service now."""
+    directories = (str(service.directory), str(service.run_dir))
+    cgroups = frozenset(str(path) for path in Path("/sys/fs/cgroup").glob(f"*/{service.instance}"))
+    processes = _processes(service, cgroups)
+    return Footprint(
+        processes=frozenset((pid, _start_time(pid)) for pid in processes),
+        namespaces=frozenset().union(*(_namespaces(pid) for pid in processes)) - _namespaces(os.getpid()),
+        mounts=frozenset(point for point in _mount_points() if point.startswith(directories)),
+        cgroups=cgroups,
+        interfaces=frozenset(name for name in os.listdir("/sys/class/net") if name.startswith(f"{service.instance}-")),
+        tables=frozenset(line for line in _output("nft", "list", "tables") if line.split()[-1] == service.instance),
+        loops=frozenset(line for line in _output("losetup", "-ln", "-O", "BACK-FILE") if line.startswith(directories)),
+        files=_files(service),
+    )
+
+
+def remains(before: Footprint, during: Footprint, after: Footprint) -> dict[str, frozenset[Any]]:
+    """What of ``during`` or ``after`` is still there although it was not there before; empty when all is gone."""
+    alive = {(int(p.name), _start_time(int(p.name))) for p in Path("/proc").glob("[0-9]*")}
+    everywhere = frozenset().union(*(_namespaces(pid) for pid, _ in alive))
+    left = {
+        "processes": during.processes & alive,
+        "namespaces": during.namespaces & everywhere,
+        **{name: getattr(after, name) - getattr(before, name) for name in _BY_NAME},
     }
+    return {name: found for name, found in left.items() if found}
 
 
-def _lines(command: list[str], pattern: str) -> list[str]:
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return sorted(line.strip() for line in output.splitlines() if re.search(pattern, line))
+_BY_NAME = ("processes", "mounts", "cgroups", "interfaces", "tables", "loops", "files")
 
 
-def _namespaces() -> list[str]:
-    """Every namespace that some process of the machine is in."""
+def _processes(service: Service, cgroups: frozenset[str]) -> set[int]:
+    found = {
+        int(pid) for path in cgroups for procs in Path(path).rglob("cgroup.procs") for pid in procs.read_text().split()
+    }
+    with contextlib.suppress(FileNotFoundError):
+        found.add(service.pid)
+    parents = {int(path.name): _parent(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    for _ in range(5):
+        found |= {pid for pid, parent in parents.items() if parent in found}
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields after the name; those of a process that is gone or waits for its parent are empty."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [] if fields[0] == "Z" else fields
+
+
+def _parent(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _start_time(pid: int) -> str:
+    fields = _stat(pid)
+    return fields[19] if fields else ""
+
+
+def _namespaces(pid: int) -> frozenset[str]:
     found = set()
-    for process in Path("/proc").glob("[0-9]*/ns"):
-        for entry in ("net", "user", "pid_for_children", "mnt"):
-            try:
-                found.add(os.readlink(process / entry))
-            except OSError:
-                continue
-    return sorted(found)
+    for kind in ("net", "user", "pid", "mnt", "ipc", "uts", "cgroup"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
+    return frozenset(found)
+
+
+def _mount_points() -> list[str]:
+    return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+
+
+def _files(service: Service) -> frozenset[str]:
+    """In the usual places for temporary files, and what is not meant to stay in the service's own directories."""
+    places = [*Path("/tmp").glob("cube*"), *Path("/dev/shm").glob("*cube*"), *Path("/run").glob("*cube*")]
+    own = [*service.run_dir.rglob("*"), *(service.directory / "state").glob("volume*")]
+    return frozenset(str(path) for path in (*places, *own))
+
+
+def _output(*command: str) -> list[str]:
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line.strip() for line in output.splitlines() if line.strip()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import http
+import http.client
 import os
 import signal
 import subprocess
@@ -11,8 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import httpx
 
 from cube.model.errors import Conflict, HostError
 from cube.settings import Settings
@@ -100,10 +100,14 @@ def _tail(log: Path, begun: int, lines: int = 15) -> str:
 
 def answers(settings: Settings) -> bool:
     """Whether the public port answers ``/health``."""
+    connection = http.client.HTTPConnection(settings.public_address, settings.port, timeout=2)
     try:
-        return httpx.get(f"{settings.public_url}/health", timeout=2, trust_env=False).status_code == httpx.codes.OK
-    except httpx.HTTPError:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def stop(settings: Settings) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -14,9 +14,6 @@ from rich.table import Table
 
 from cube.cli.output import Json, err, fail, out, print_json
 from cube.cubelet.storage.images import ImageStore
-from cube.master.templates import definition as definitions
-from cube.master.templates.builder import TemplateBuilder
-from cube.master.templates.definition import Definition, OciSource
 from cube.master.templates.progress import Progress as Step
 from cube.master.templates.progress import Report
 from cube.model.errors import CubeError
@@ -25,6 +22,9 @@ from cube.settings import Settings, require_root
 
 app = typer.Typer(help="Templates: what sandboxes are cloned from.")
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from cube.master.templates.builder import TemplateBuilder
 
 
 @app.command("list")
@@ -56,6 +56,8 @@ def build(
 
     Example: cube template build my-agent.toml
     """
+    from cube.master.templates import definition as definitions
+
     try:
         definition = definitions.parse(file.read_text())
     except CubeError as error:
@@ -82,6 +84,8 @@ def import_image(
 
         docker save my/image:1 -o image.tar && cube template import image.tar --name my-image
     """
+    from cube.master.templates.definition import Definition, OciSource
+
     config = ImageConfig(user=user) if user else None
     definition = Definition(name=name, source=OciSource(path=image.resolve(), tag=tag), config=config)
     template = _with_builder(lambda builder, report: builder.build(definition, report), as_json=as_json)
@@ -106,6 +110,9 @@ def delete(template: Annotated[str, typer.Argument(help="Id or name.")], as_json
 
 
 def _with_builder(work: Callable[[TemplateBuilder, Report], Awaitable[T]], *, as_json: bool) -> T:
+    # Late: it brings most of the image pipeline along, which `cube status` need not wait for.
+    from cube.master.templates.builder import TemplateBuilder
+
     settings = Settings()
     images = ImageStore(settings)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import datetime
 from typing import Annotated
 
-import httpx
 import typer
-import uvloop
 from rich.table import Table
 
 from cube import __version__
-from cube.cli import daemon, service
+from cube.cli import daemon
 from cube.cli.output import Json, err, fail, out, print_json
 from cube.model.errors import CubeError
 from cube.settings import Settings, require_root
@@ -66,6 +65,10 @@ def _up_detached(settings: Settings, *, as_json: bool) -> None:
 
 
 def _up_here(settings: Settings) -> None:
+    import uvloop
+
+    from cube.cli import service
+
     with daemon.only_one(settings):
         interrupted = uvloop.run(service.serve(settings))
     if interrupted:
@@ -78,6 +81,9 @@ def down(as_json: Json = False) -> None:
 
     Works after a crash of the service too. Example: cube down
     """
+    # Late, as in _up_here: the whole service takes most of a second to import, which other commands need not wait for.
+    from cube.cli import service
+
     settings = Settings()
     try:
         require_root()
@@ -113,6 +119,8 @@ def _report(settings: Settings, pid: int | None) -> dict[str, object]:
     sandboxes: list[dict[str, object]] = []
     healthy = pid is not None and daemon.answers(settings)
     if healthy:
+        import httpx
+
         headers = {"X-API-KEY": settings.api_key} if settings.api_key else {}
         answer = httpx.get(f"{settings.public_url}/v2/sandboxes", headers=headers, timeout=10, trust_env=False)
         sandboxes = answer.json() if answer.is_success else []
@@ -133,10 +141,13 @@ def _show(report: dict[str, object]) -> None:
     if not isinstance(sandboxes, list) or not sandboxes:
         out.print("no sandboxes")
         return
-    table = Table("sandbox", "template", "state", "started", "ends", box=None, pad_edge=False)
+    table = Table("sandbox", "template", "state", "isolation", "started", "ends", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
     for sandbox in sandboxes:
         template = sandbox.get("alias") or sandbox["templateID"]
-        table.add_row(sandbox["sandboxID"], template, sandbox["state"], sandbox["startedAt"], sandbox["endAt"])
+        times = (datetime.fromisoformat(sandbox[name]).astimezone() for name in ("startedAt", "endAt"))
+        shown = (f"{time:%H:%M:%S}" for time in times)
+        table.add_row(sandbox["sandboxID"], template, sandbox["state"], sandbox.get("isolation", ""), *shown)
     out.print(table)
 
 

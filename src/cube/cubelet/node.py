@@ -80,7 +80,8 @@ class Cubelet:
             resident.watcher.cancel()
         for task in self._background:
             task.cancel()
-        await self._tasks.__aexit__(kind, error, trace)
+        # The group is told of no error, for it would wrap one that is not of its tasks.
+        await self._tasks.__aexit__(None, None, None)
         for resident in list(self._residents.values()):
             await _close_drawers(resident.view)
 
