@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -100,6 +101,8 @@ class TemplateBuilder:
         fingerprint = digest(recipe, contents)
         meter(Phase.PACK, 0.0, "packing the image")
         await make_image(tree, image, fingerprint)
+        # Before the image is flushed: what is removed by then need not be written to the disk at all.
+        await in_thread(lambda _: shutil.rmtree(tree))
         meter(Phase.INSTALL, 0.0, "installing the template")
         manifest = _manifest(definition, origin, fingerprint, {"recipe": recipe, **contents})
         return await in_thread(lambda _: self._images.install(manifest, image))

@@ -8,6 +8,7 @@ from pathlib import Path
 from cube.master.templates import apt, python_packages
 from cube.master.templates.chroot import run_inside
 from cube.master.templates.definition import Command, Definition, User
+from cube.master.templates.process import in_thread
 from cube.master.templates.progress import Meter, Phase
 from cube.master.templates.tree import Tree
 from cube.model.errors import InvalidInput
@@ -18,7 +19,7 @@ _MAX_PASSWD = 1 << 20
 
 
 async def customise(definition: Definition, tree: Path, meter: Meter) -> None:
-    """Add users, files and Python packages, run commands, remove files, in this order."""
+    """Add users, files and Python packages, remove files, compile, run commands, in this order."""
     for user in definition.users:
         await _add_user(tree, user)
     with Tree(tree) as files:
@@ -26,10 +27,12 @@ async def customise(definition: Definition, tree: Path, meter: Meter) -> None:
             files.write(file.path.strip("/"), file.content.encode(), file.mode)
     if definition.python:
         await python_packages.install(tree, definition.python, apt.architecture(), meter)
+    await in_thread(lambda _: _remove(tree, definition.remove))
+    if definition.python:
+        await python_packages.compile_library(tree, meter)
     for command in definition.run:
         meter(Phase.CUSTOMISE, 0.95, f"running {command.argv[0]}")
         await _run_command(tree, command)
-    _remove(tree, definition.remove)
 
 
 async def _add_user(tree: Path, user: User) -> None:

@@ -13,14 +13,16 @@ from cube.master.templates.progress import Meter, Phase
 from cube.master.templates.tree import Tree
 from cube.model.errors import HostError
 
-#: What nobody reads in a sandbox; dpkg does not unpack it. Copyright files stay.
-_NOT_UNPACKED = (
+#: Options of dpkg. What nobody reads in a sandbox is not unpacked; copyright files stay.
+_DPKG_OPTIONS = (
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
     "path-exclude=/usr/share/locale/*",
     "path-exclude=/usr/share/lintian/*",
+    # A build that is cut off starts anew: waiting for the disk after every file protects nothing.
+    "force-unsafe-io",
 )
 #: Beginnings of mmdebstrap's messages, and how much is done when they come.
 _MILESTONES = (
@@ -65,7 +67,7 @@ def _command(source: DebianSource, suite: str, tree: Path, settings: tuple[Path,
     sources, options = settings
     command = [*ISOLATED, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]
     command += [f"--architectures={apt.architecture()}", f"--aptopt={options}"]
-    command += [f"--dpkgopt={option}" for option in _NOT_UNPACKED]
+    command += [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
     command += [f"--include={','.join(source.packages)}"] if source.packages else []
     # Without a mirror mmdebstrap takes Debian's own; that is right for a machine that is not a Debian.
     return [*command, suite, str(tree), *([str(sources)] if sources.stat().st_size > 1 else [])]

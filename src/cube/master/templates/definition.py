@@ -77,7 +77,7 @@ class Command:
 
 @validated(frozen=True, slots=True, config=_STRICT)
 class Definition:
-    """A template to build. ``users`` to ``remove`` are done in this order, and need a tree made of Debian packages:
+    """A template to build. ``users`` to ``run`` are done in this order, and need a tree made of Debian packages:
     nothing of a foreign image is ever run on the host."""
 
     name: str
@@ -86,9 +86,9 @@ class Definition:
     files: tuple[File, ...] = ()
     #: Requirements as pip takes them; installed for Debian's Python.
     python: tuple[str, ...] = ()
-    run: tuple[Command, ...] = ()
-    #: Patterns of paths to remove at the end, as ``pathlib`` globs, relative to the root.
+    #: Patterns of paths to remove, as ``pathlib`` globs relative to the root. What ``python`` brought is compiled next.
     remove: tuple[str, ...] = ()
+    run: tuple[Command, ...] = ()
     #: Laid over the configuration of the source.
     config: ImageConfig | None = None
     resources: Resources = field(default_factory=Resources)

@@ -16,7 +16,8 @@ EPOCH = 1_704_067_200
 async def make_image(tree: Path, image: Path, identity: str) -> None:
     """Write ``tree`` to the new file ``image``; ``identity`` decides the file system's UUID.
 
-    Uncompressed: files are mapped straight from the page cache; see docs/templates.md for the measurements.
+    Uncompressed: lz4 makes an image of 827 MB 476 MB large, but takes 19 s instead of 8 s, and the first import of the
+    data libraries is not faster from it (measured cold, 2 cores); once in the page cache there is no difference.
     Raises ``HostError`` when mkfs.erofs is missing or fails.
     """
     if shutil.which("mkfs.erofs") is None:

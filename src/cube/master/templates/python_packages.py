@@ -35,7 +35,7 @@ def python_version(tree: Tree) -> str:
 
 
 async def install(tree: Path, requirements: tuple[str, ...], architecture: str, meter: Meter) -> None:
-    """Install ``requirements`` for everybody, with bytecode; raises ``HostError`` when pip cannot."""
+    """Install ``requirements`` for everybody, uncompiled; raises ``HostError`` when pip cannot."""
     with Tree(tree) as files:
         version = python_version(files)
     wheels = tree.parent / "wheels"
@@ -48,9 +48,14 @@ async def install(tree: Path, requirements: tuple[str, ...], architecture: str, 
     meter(Phase.CUSTOMISE, 0.4, "installing python packages")
     await run_inside(tree, _install_command(requirements), shown=wheels)
     shutil.rmtree(wheels)
-    meter(Phase.CUSTOMISE, 0.7, "compiling python packages")
-    library = "/" + _LIBRARY.format(python=f"python{version}")
-    await run_inside(tree, ["python3", "-m", "compileall", "-q", "-j", "0", library])
+
+
+async def compile_library(tree: Path, meter: Meter) -> None:
+    """Make bytecode of everything that :func:`install` has put there."""
+    meter(Phase.CUSTOMISE, 0.6, "compiling python packages")
+    with Tree(tree) as files:
+        library = _LIBRARY.format(python=f"python{python_version(files)}")
+    await run_inside(tree, ["python3", "-m", "compileall", "-q", "-j", "0", f"/{library}"])
 
 
 def _pip() -> list[str]:
