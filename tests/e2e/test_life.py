@@ -6,7 +6,7 @@ import time
 from dataclasses import fields
 
 import pytest
-from e2b import Sandbox
+from e2b_code_interpreter import Sandbox
 
 from support.service import Service, footprint, remains
 

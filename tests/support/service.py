@@ -155,7 +155,8 @@ def footprint(service: Service) -> Footprint:
 
 def remains(before: Footprint, during: Footprint, after: Footprint) -> dict[str, frozenset[Any]]:
     """What of ``during`` or ``after`` is still there although it was not there before; empty when all is gone."""
-    alive = {(int(p.name), _start_time(int(p.name))) for p in Path("/proc").glob("[0-9]*")}
+    found = ((int(path.name), _start_time(int(path.name))) for path in Path("/proc").glob("[0-9]*"))
+    alive = {(pid, start) for pid, start in found if start}
     everywhere = frozenset().union(*(_namespaces(pid) for pid, _ in alive))
     left = {
         "processes": during.processes & alive,

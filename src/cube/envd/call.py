@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cube.envd.asgi import Message, Receive
 from cube.envd.sandboxes import EnvdSandbox
+from cube.envd.wakeup import Wakeup
 
 #: Seconds of silence after which a stream says that it is alive, unless the client asks for another interval.
 KEEPALIVE = 90.0
@@ -48,10 +49,24 @@ class Call:
     keepalive: float = KEEPALIVE
     deadline: float | None = None
 
-    @property
-    def expired(self) -> bool:
-        """Whether the client's time limit is over."""
-        return self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline
+    def check_deadline(self) -> None:
+        """Raise ``TimeoutError`` when the client's time limit is over."""
+        if self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline:
+            raise TimeoutError
+
+    async def wait(self, wakeup: Wakeup) -> bool:
+        """Wait until something happens; false when it is time for a sign of life instead.
+
+        Raises ``TimeoutError`` when the client's time limit is over.
+        """
+        if self.deadline is None:
+            return await wakeup.wait(self.keepalive)
+        left = self.deadline - asyncio.get_running_loop().time()
+        happened = await wakeup.wait(min(left, self.keepalive))
+        # Decided by what was waited for, not by the clock: a timer may be early by its resolution.
+        if not happened and left <= self.keepalive:
+            raise TimeoutError
+        return happened
 
 
 #: Set for the task that answers a request, before the service method runs.

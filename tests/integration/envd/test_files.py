@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,15 @@ def until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < limit, "it did not happen"
         time.sleep(0.005)
     return value
+
+
+def open_files(directory: Path) -> list[str]:
+    """What this process has open below a directory."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [path for path in found if path.startswith(str(directory))]
 
 
 @pytest.fixture
@@ -306,19 +316,11 @@ class TestDownload:
             file.truncate(2**40)
         with http.stream("GET", "/files", params={"path": "sparse"}, headers={"Accept-Encoding": "identity"}) as answer:
             next(answer.iter_raw())
-        until(lambda: not any(os.readlink(f"/proc/self/fd/{fd}").endswith("sparse") for fd in fds()))
-
-
-def fds() -> list[str]:
-    return [fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
+        until(lambda: not open_files(home))
 
 
 class TestSandboxStops:
     """What is under way is broken off, and no descriptor of the sandbox's file system stays open."""
-
-    def open_files(self, home: Path) -> list[str]:
-        links = (f"/proc/self/fd/{fd}" for fd in fds())
-        return [link for link in links if os.path.lexists(link) and os.readlink(link).startswith(str(home))]
 
     def test_a_download(self, server: EnvdServer, http: httpx.Client, home: Path) -> None:
         with open(home / "sparse", "wb") as file:
@@ -327,7 +329,7 @@ class TestSandboxStops:
             pieces = answer.iter_raw()
             next(pieces)
             server.run(server.sandboxes.close_state("i1"))
-            assert self.open_files(home) == []
+            assert open_files(home) == []
             with pytest.raises(httpx.RemoteProtocolError):
                 list(pieces)
 
@@ -335,7 +337,7 @@ class TestSandboxStops:
         connection = TestBrokenUpload().send_half(server, "a")
         until(lambda: (home / "a").exists() and (home / "a").stat().st_size)
         server.run(server.sandboxes.close_state("i1"))
-        assert self.open_files(home) == []
+        assert open_files(home) == []
         assert not (home / "a").exists()
         assert connection.recv(100).startswith(b"HTTP/1.1 502")
         connection.close()

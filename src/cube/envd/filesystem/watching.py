@@ -80,8 +80,8 @@ async def follow(call: Call, watch: Watch, path: str, *, include_entry: bool) ->
     try:
         yield _started()
         while not call.connection.gone:
-            if not await wakeup.wait(_pause(call)):
-                yield _keepalive(call)
+            if not await _changes(call, wakeup):
+                yield _alive()
                 continue
             watchers.check_open()
             for event in await _read(watch):
@@ -93,10 +93,12 @@ async def follow(call: Call, watch: Watch, path: str, *, include_entry: bool) ->
         watch.close()
 
 
-def _keepalive(call: Call) -> pb.WatchDirResponse:
-    """A sign of life; raises the error of an expired time limit instead."""
-    if call.expired:
-        raise ConnectError(Code.DEADLINE_EXCEEDED, "the time limit of the request is over")
+async def _changes(call: Call, wakeup: Wakeup) -> bool:
+    with connect_errors():
+        return await call.wait(wakeup)
+
+
+def _alive() -> pb.WatchDirResponse:
     event: Oneof[Literal["keepalive"], pb.WatchDirResponse.KeepAlive]
     event = Oneof("keepalive", pb.WatchDirResponse.KeepAlive())
     return pb.WatchDirResponse(event=event)
@@ -111,12 +113,6 @@ def _started() -> pb.WatchDirResponse:
 def _changed(message: pb.FilesystemEvent) -> pb.WatchDirResponse:
     event: Oneof[Literal["filesystem"], pb.FilesystemEvent] = Oneof("filesystem", message)
     return pb.WatchDirResponse(event=event)
-
-
-def _pause(call: Call) -> float:
-    if call.deadline is None:
-        return call.keepalive
-    return min(call.keepalive, call.deadline - asyncio.get_running_loop().time())
 
 
 async def _read(watch: Watch) -> list[WatchEvent]:

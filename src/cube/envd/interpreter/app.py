@@ -6,16 +6,14 @@ from typing import Any
 
 from cube.envd.asgi import ClientDisconnected, Receive, Scope, Send, header, read_body, respond, respond_json
 from cube.envd.errors import sandbox_gone
-from cube.envd.interpreter.contexts import Context, interpreter_of
+from cube.envd.interpreter.contexts import Context, Interpreter, interpreter_of
 from cube.envd.interpreter.execute import ExecuteResponse
-from cube.envd.interpreter.requests import MAX_BODY, parse_context, parse_execute
+from cube.envd.interpreter.requests import MAX_BODY, ExecuteRequest, parse_context, parse_execute
 from cube.envd.sandboxes import EnvdSandbox, EnvdSandboxes
-from cube.model.errors import CubeError, NotFound, SandboxNotFound, SandboxNotRunning
+from cube.model.errors import CubeError, LimitExceeded, NotFound, SandboxNotFound, SandboxNotRunning, Unavailable
 
 #: Set by the proxy, which removes what a client may have sent under this name.
 SANDBOX_HEADER = b"x-cube-sandbox-id"
-
-_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
 class InterpreterApp:
@@ -38,7 +36,7 @@ class InterpreterApp:
             if (gone := await self._gone(sandbox_id)) is not None:
                 await respond_json(send, *sandbox_gone(gone))
             else:
-                await respond(send, error.code, error.message.encode(), _TEXT)
+                await respond(send, error.code, error.message.encode(), _headers(error))
 
     async def _gone(self, sandbox_id: str) -> SandboxNotFound | SandboxNotRunning | None:
         try:
@@ -72,15 +70,27 @@ class InterpreterApp:
         await respond_json(send, 200, _shown(context))
 
     async def _execute(self, sandbox: EnvdSandbox, receive: Receive, send: Send) -> None:
-        request = parse_execute(await read_body(receive, MAX_BODY))
         interpreter = interpreter_of(sandbox)
-        context = interpreter.get(request.context_id) if request.context_id else interpreter.default(request.language)
-        await context.ready()
 
         async def cut_off() -> bool:
             return interpreter.closed or await self._gone(sandbox.sandbox_id) is not None
 
-        await ExecuteResponse(context, request.cell, send).run(receive, cut_off)
+        with interpreter.admission:
+            request = parse_execute(await read_body(receive, MAX_BODY))
+            context = _context(interpreter, request)
+            await context.ready()
+            await ExecuteResponse(context, request.cell, send).run(receive, cut_off)
+
+
+def _context(interpreter: Interpreter, request: ExecuteRequest) -> Context:
+    return interpreter.get(request.context_id) if request.context_id else interpreter.default(request.language)
+
+
+def _headers(error: CubeError) -> list[tuple[bytes, bytes]]:
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    if isinstance(error, LimitExceeded | Unavailable) and error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    return headers
 
 
 def _shown(context: Context) -> dict[str, Any]:

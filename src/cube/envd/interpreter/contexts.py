@@ -19,9 +19,9 @@ from cube.model.errors import LimitExceeded, NotFound, SandboxNotRunning
 
 log = structlog.get_logger(__name__)
 
-#: Most contexts of one sandbox, and most executions that wait for or run in one context.
-MAX_CONTEXTS = 64
-MAX_QUEUE = 64
+#: Most contexts of one sandbox, and most executions that wait or run in all of them.
+MAX_CONTEXTS = 32
+MAX_EXECUTIONS = 64
 #: How often an abandoned cell is interrupted, and how long each time is waited for its end, in seconds.
 INTERRUPTS = 3
 SETTLE_SECONDS = 1.5
@@ -29,6 +29,23 @@ SETTLE_SECONDS = 1.5
 _KEY = "interpreter"
 
 Sink = Callable[[list[Event]], Awaitable[None]]
+
+
+class Admission:
+    """Counts the executions of a sandbox, so that what waits for it cannot fill the memory of the service."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __enter__(self) -> None:
+        if self._count >= MAX_EXECUTIONS:
+            raise LimitExceeded(
+                f"{MAX_EXECUTIONS} executions wait or run in this sandbox; try again when some have ended."
+            )
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
 
 
 class Context:
@@ -41,7 +58,6 @@ class Context:
         self._start = start
         self._starting = asyncio.Lock()
         self._turn = asyncio.Lock()
-        self._waiting = 0
         self._kernel: Kernel | None = None
 
     async def ready(self) -> Kernel:
@@ -56,16 +72,10 @@ class Context:
         """Execute a cell when its turn has come, and pass its events on.
 
         Cancelling it gives up the place in the queue, or interrupts the cell; when that does not help, the kernel is
-        killed. Raises :class:`KernelDied`, ``CubeError``, and ``LimitExceeded`` when too many wait.
+        killed. Raises :class:`KernelDied` and ``CubeError``.
         """
-        if self._waiting >= MAX_QUEUE:
-            raise LimitExceeded(f"{MAX_QUEUE} executions wait for this context; use another one.")
-        self._waiting += 1
-        try:
-            async with self._turn:
-                await self._run_now(cell, sink)
-        finally:
-            self._waiting -= 1
+        async with self._turn:
+            await self._run_now(cell, sink)
 
     async def restart(self) -> None:
         """Replace the kernel; an execution under way fails. Raises ``CubeError``."""
@@ -118,6 +128,7 @@ class Interpreter:
     def __init__(self, sandbox: EnvdSandbox) -> None:
         self._sandbox = sandbox
         self._python = ForkHost(sandbox)
+        self.admission = Admission()
         self._contexts: dict[str, Context] = {}
         self._defaults: dict[Language, Context] = {}
         self.closed = False

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from cube.envd.interpreter.events import Fatal, Refused, decode
-from cube.envd.interpreter.kernel import Kernel, Transport
+from cube.envd.interpreter.kernel import DROP_PAUSE, Kernel, Transport
 from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer, close_quietly, last_words
 from cube.envd.interpreter.processes import end, pipes, spawn, spawn_program
 from cube.envd.sandboxes import EnvdSandbox
@@ -129,6 +129,7 @@ class _Control:
                 while (lines := await self._reader.read()) is not None:
                     for line in lines:
                         self._take(line)
+                    await asyncio.sleep(DROP_PAUSE)
             if words := last_words(self._transport.stderr):
                 self._failure = InvalidInput(f"The kernel host could not start: {words}")
         finally:

@@ -19,8 +19,8 @@ log = structlog.get_logger(__name__)
 START_SECONDS = 30.0
 #: Time for a kernel to take a request off its pipe, in seconds.
 SEND_SECONDS = 10.0
-#: Pause after each block that a kernel sends while nothing executes, in seconds: it bounds what chatter costs.
-IDLE_PAUSE = 0.02
+#: Pause after each block of which nothing is wanted, in seconds: it bounds what chatter and floods of garbage cost.
+DROP_PAUSE = 0.02
 
 
 class KernelDied(Exception):
@@ -61,7 +61,7 @@ class Kernel:
         self._kill = transport.kill
         self._stderr = transport.stderr
         self._pid: int | None = None
-        self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=2)
+        self._batches: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=1)
         self._executing = False
         self._pump: asyncio.Task[None] | None = None
         self._closed = False
@@ -141,15 +141,16 @@ class Kernel:
             for event in map(decode, lines):
                 if isinstance(event, Ready | Fatal):
                     return event
+            await asyncio.sleep(DROP_PAUSE)
         return None
 
     async def _read_on(self) -> None:
         while (lines := await self._lines()) is not None:
-            events = [event for event in map(decode, lines) if event is not None]
-            if self._executing:
+            events = [event for event in map(decode, lines) if event is not None] if self._executing else []
+            if events:
                 await self._batches.put(events)
-            else:
-                await asyncio.sleep(IDLE_PAUSE)
+            if len(events) < len(lines):
+                await asyncio.sleep(DROP_PAUSE)
         if self._executing:
             await self._batches.put(None)
 
@@ -189,7 +190,10 @@ class Execution:
 
     async def next(self) -> list[Event]:
         """More events of this execution; :attr:`finished` tells whether they were the last. Raises ``KernelDied``."""
-        return self.select(await self._kernel.next_batch())
+        mine = self.select(await self._kernel.next_batch())
+        if not mine and not self.finished:
+            await asyncio.sleep(DROP_PAUSE)
+        return mine
 
     def select(self, batch: list[Event]) -> list[Event]:
         """The part of a batch between the start and the end of this execution."""

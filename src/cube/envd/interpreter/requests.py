@@ -12,7 +12,7 @@ from cube.envd.interpreter.languages import Language, language
 from cube.model.errors import InvalidInput
 
 #: Longest body, in bytes.
-MAX_BODY = 8 * 1024 * 1024
+MAX_BODY = 4 * 1024 * 1024
 
 _MAX_PATH = 4096
 

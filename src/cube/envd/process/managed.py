@@ -23,6 +23,8 @@ from cube.model.errors import Conflict, NotFound, Unavailable
 SILENCE = 0.2
 #: Seconds after its end for which the output of those it left behind is still shown.
 AFTERMATH = 2.0
+#: Seconds from the time limit to the kill, so that the stream of the client says "time limit", not "killed".
+_KILL_DELAY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class ManagedProcess:
 
     async def _exited(self, deadline: float | None) -> ExitStatus:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(None if deadline is None else deadline + _KILL_DELAY):
                 return await self._guest.wait()
         except TimeoutError:
             with contextlib.suppress(NotFound):

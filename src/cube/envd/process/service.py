@@ -16,7 +16,7 @@ from cube.envd.call import Call, current_call
 from cube.envd.errors import ProcessNotFound, UnknownUser, connect_errors
 from cube.envd.guest import SpawnRequest, TerminalSize
 from cube.envd.process.events import data_event, end_event, keepalive_event, start_event
-from cube.envd.process.managed import ManagedProcess, ProcessSpec, Subscription
+from cube.envd.process.managed import ManagedProcess, ProcessSpec
 from cube.envd.process.processes import ProcessTable, table_of
 from cube.envd.proto.process import process_pb as pb
 from cube.envd.proto.process.process_connect import Process
@@ -104,11 +104,11 @@ async def _follow(
     call = current_call.get()
     with connect_errors():
         process = await opening(call)
-    with process.subscribe() as subscription:
+    with connect_errors(), process.subscribe() as subscription:
         call.connection.on_gone = subscription.wakeup.set
         yield wrap(event=start_event(process.pid))
         while not call.connection.gone:
-            _check_deadline(call)
+            call.check_deadline()
             if (output := subscription.peek()) is not None:
                 yield wrap(event=data_event(*output))
                 if not call.connection.gone:
@@ -116,21 +116,8 @@ async def _follow(
             elif process.ended:
                 yield wrap(event=_end(process))
                 return
-            elif not await _something_happens(call, subscription):
+            elif not await call.wait(subscription.wakeup):
                 yield wrap(event=keepalive_event())
-
-
-async def _something_happens(call: Call, subscription: Subscription) -> bool:
-    """Wait for output, the end, or the client's going away; false when it is time for a sign of life."""
-    if call.deadline is None:
-        return await subscription.wakeup.wait(call.keepalive)
-    left = call.deadline - asyncio.get_running_loop().time()
-    return await subscription.wakeup.wait(min(call.keepalive, left)) or left <= call.keepalive
-
-
-def _check_deadline(call: Call) -> None:
-    if call.expired:
-        raise ConnectError(Code.DEADLINE_EXCEEDED, "the time limit of the request is over")
 
 
 def _end(process: ManagedProcess) -> pb.ProcessEvent:

@@ -243,6 +243,16 @@ def test_many_contexts_are_refused(node: Node, client: Sandbox, monkeypatch: pyt
         client.create_code_context()
 
 
+def test_many_executions_are_refused(node: Node, client: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "MAX_EXECUTIONS", 1)
+    first = run_in_thread(client, "import time\nprint('go')\ntime.sleep(0.5)")
+    response = httpx.post(f"{node.url}/execute", json={"code": "1"}, headers=HEADERS)
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "1"
+    first.result(5)
+    eventually(lambda: httpx.post(f"{node.url}/execute", json={"code": "1"}, headers=HEADERS).status_code == 200)
+
+
 def test_close_leaves_no_process_descriptor_or_task(node: Node, client: Sandbox) -> None:
     async def tasks() -> set[str]:
         return {task.get_name() for task in asyncio.all_tasks()}
