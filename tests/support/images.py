@@ -45,7 +45,7 @@ def build_test_template(templates_dir: Path) -> Template:
     images = ImageStore(settings)
     images.load()
     with _scratch(templates_dir.parent / "minimal-build") as place:
-        _fill(place / "tree")
+        fill_minimal_tree(place / "tree")
         image = place / "image"
         subprocess.run(["mkfs.erofs", "--quiet", image, place / "tree"], check=True, capture_output=True)
         return images.install(Manifest(_minimal()), image)
@@ -64,7 +64,8 @@ def _minimal() -> Template:
     )
 
 
-def _fill(tree: Path) -> None:
+def fill_minimal_tree(tree: Path) -> None:
+    """Make the files of the template ``minimal`` in the new directory ``tree``."""
     for directory in _DIRECTORIES:
         (tree / directory).mkdir(parents=True)
     for path, content in _FILES.items():

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,29 @@ def images() -> Iterator[ImageStore]:
 def root(
     request: pytest.FixtureRequest, images: ImageStore, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """A template as the writable root of a sandbox sees it."""
-    lower, scratch = images.mount(images.get(request.param)), tmp_path_factory.mktemp("overlay")
-    for name in ("upper", "work", "root"):
-        (scratch / name).mkdir()
+    """Each template as the writable root of a sandbox."""
+    with writable(images, request.param, tmp_path_factory.mktemp("overlay")) as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def interpreter(images: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """``code-interpreter-v1`` as the writable root of a sandbox."""
+    with writable(images, "code-interpreter-v1", tmp_path_factory.mktemp("overlay")) as path:
+        yield path
+
+
+@contextmanager
+def writable(images: ImageStore, name: str, scratch: Path) -> Iterator[Path]:
+    lower = images.mount(images.get(name))
+    for directory in ("upper", "work", "root"):
+        (scratch / directory).mkdir()
     options = f"lowerdir={lower},upperdir={scratch}/upper,workdir={scratch}/work"
     mounts.mount("overlay", scratch / "root", "overlay", 0, options)
-    yield scratch / "root"
-    mounts.umount(scratch / "root")
+    try:
+        yield scratch / "root"
+    finally:
+        mounts.umount(scratch / "root")
 
 
 def run(root: Path, *argv: str) -> str:
@@ -119,21 +135,17 @@ def test_scripts_of_python_packages_start_with_the_python_inside(images: ImageSt
     assert all(line in (b"#!/usr/bin/python3", b"#!/bin/sh") for line in first_lines), first_lines
 
 
-def test_the_interpreter_has_its_libraries_and_fonts(
-    root: Path, images: ImageStore, request: pytest.FixtureRequest
-) -> None:
-    if "code-interpreter" not in request.node.name:
-        pytest.skip("only in code-interpreter-v1")
+def test_the_interpreter_has_its_libraries_and_fonts(interpreter: Path) -> None:
     program = (
         "import numpy, pandas, scipy, PIL, orjson, e2b_charts, IPython, ipykernel, matplotlib_inline\n"
         "import matplotlib, io; matplotlib.use('agg')\n"
         "import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.savefig(io.BytesIO())\n"
         "print(pandas.DataFrame({'a': [1]}).sum().a)"
     )
-    before = set((root / "home/user/.cache/matplotlib").iterdir())
-    assert run(root, "python3", "-c", program).strip() == "1"
+    before = set((interpreter / "home/user/.cache/matplotlib").iterdir())
+    assert run(interpreter, "python3", "-c", program).strip() == "1"
     assert before
-    assert set((root / "home/user/.cache/matplotlib").iterdir()) == before
+    assert set((interpreter / "home/user/.cache/matplotlib").iterdir()) == before
 
 
 def test_the_build_is_recorded(images: ImageStore) -> None:
