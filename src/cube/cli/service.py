@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from cube.envd.interpreter import create_interpreter_app, prewarm
 from cube.envd.sandboxes import EnvdSandbox
 from cube.master.sandboxes.service import SandboxService, sandbox_service
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning
+from cube.model.template import Template
 from cube.proxy import sockets
 from cube.proxy.inbound import CubeProxy
 from cube.proxy.routes import Gone, Route
@@ -60,7 +62,7 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         runtime = ContainerRuntime(settings, images)
         stack.push_async_callback(runtime.close)
         await runtime.start()
-        cubelet = await stack.enter_async_context(Cubelet(runtime, images.templates, prepare=prewarm))
+        cubelet = await stack.enter_async_context(Cubelet(runtime, _Templates(settings, images), prepare=prewarm))
         service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         await _open_doors(stack, settings, service, cubelet)
         yield
@@ -95,6 +97,22 @@ class _ByService:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         interpreter = scope["type"] == "http" and (_SERVICE_HEADER, b"interpreter") in scope["headers"]
         await (self._interpreter if interpreter else self._envd)(scope, receive, send)
+
+
+class _Templates:
+    """The templates of this node, read again when `cube template` has changed them."""
+
+    def __init__(self, settings: Settings, images: ImageStore) -> None:
+        self._directory = settings.templates_dir
+        self._images = images
+        self._seen = 0
+
+    def __call__(self) -> list[Template]:
+        changed = os.stat(self._directory).st_mtime_ns
+        if changed != self._seen:
+            self._images.load()
+            self._seen = changed
+        return self._images.templates()
 
 
 class _Remembered:

@@ -24,6 +24,8 @@ from cube.model.template import Template
 
 log = structlog.get_logger(__name__)
 
+#: Preparations at the same time: they load whole interpreters, and requests come first.
+_PREPARED_AT_ONCE = 2
 #: How many leftovers are removed at the same time after a restart.
 _CLEANERS = 8
 
@@ -63,6 +65,7 @@ class Cubelet:
         self.capabilities = runtime.capabilities
         self._templates = templates
         self._prepare = prepare
+        self._preparing = asyncio.Semaphore(_PREPARED_AT_ONCE)
         self._residents: dict[str, _Resident] = {}
         self._death_callbacks: list[Callable[[str], None]] = []
         self._unreachable_callbacks: list[Callable[[str], None]] = []
@@ -211,7 +214,8 @@ class Cubelet:
 
     async def _prepared(self, prepare: Callable[[EnvdSandbox], Awaitable[None]], view: EnvdSandbox) -> None:
         try:
-            await prepare(view)
+            async with self._preparing:
+                await prepare(view)
         except CubeError as error:
             log.info("sandbox.prepare_failed", sandbox=view.sandbox_id, reason=error.message)
 
