@@ -83,11 +83,12 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def client(server: EnvdServer) -> Iterator[Sandbox]:
-    """The blocking client; its home directory is empty."""
+    """The blocking client; the home directory is empty, and nothing runs."""
     sandbox = Sandbox.connect("i1", api_key=API_KEY, api_url=server.url, sandbox_url=server.url)
     yield sandbox
-    for process in sandbox.commands.list():
-        sandbox.commands.kill(process.pid)
+    while left := sandbox.commands.list():
+        for process in left:
+            sandbox.commands.kill(process.pid)
     sandbox.commands.run("find . -mindepth 1 -delete")
 
 
