@@ -117,7 +117,10 @@ async def inside(launcher: Launcher, directory: Path, cube_init: Path) -> AsyncI
             yield Inside(guest, launched, place)
         finally:
             await guest.close()
-            await end(launched)
+            try:
+                await end(launched)
+            except ProcessLookupError:  # the test has ended it, and the launcher has noticed
+                os.close(launched.pidfd)
 
 
 TERMINAL = TerminalSize(100, 30)

@@ -121,7 +121,7 @@ class TestStart:
     async def test_keys_of_the_terminal_are_signals(self, box: Inside) -> None:
         process = await box.spawn("/bin/sh", "-c", "echo ready; exec sleep 60", terminal=TERMINAL)
         assert process.terminal is not None
-        assert await asyncio.to_thread(os.read, process.terminal, 100) == b"ready\r\n"
+        await asyncio.to_thread(read_until, process.terminal, "ready\r\n")
         os.write(process.terminal, b"\x03")
         assert (await box.ended(process))[0] == ExitStatus(None, signal.SIGINT)
 
