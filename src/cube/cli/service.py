@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -44,6 +45,7 @@ _SERVICE_HEADER = b"x-cube-service"
 async def serve(settings: Settings) -> bool:
     """Run the service until SIGTERM or SIGINT; True for SIGINT, which asks to end the sandboxes too."""
     logs.configure(settings.log_level)
+    _allow_many_descriptors()
     ended = _stop_signal()
     async with running(settings):
         log.info("service.started", url=settings.public_url)
@@ -203,6 +205,12 @@ async def _http_server(app: Any, listener: socket.socket) -> AsyncIterator[None]
     finally:
         server.should_exit = True
         await task
+
+
+def _allow_many_descriptors() -> None:
+    """Every sandbox takes a few; where they run out, those that arrive with a message are lost."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _stop_signal() -> asyncio.Future[signal.Signals]:

@@ -1,15 +1,14 @@
 """What is written down about a running sandbox, so that a restarted service finds it again.
 
-One directory per sandbox below the run directory: ``record.json`` and the listening control socket. It is written
-before the first process starts (without its number), so that even a crash in between leaves a trace of the seat that
-is in use.
+Two files per sandbox in one directory below the run directory: ``<id>.json`` and ``<id>.sock``, the listening control
+socket. The record is written once, when the sandbox serves: what a crash leaves behind before that has no record, and
+its layer, cgroup and link are found by themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,8 +18,8 @@ import orjson
 
 from cube.model.ids import is_sandbox_id
 
-_RECORD = "record.json"
-_SOCKET = "control.sock"
+_RECORD = "json"
+_SOCKET = "sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +28,20 @@ class Record:
 
     seat: int
     #: Host process id of its first process, and when that started, in clock ticks: together they are never reused.
-    pid: int = 0
-    start_time: int = 0
+    pid: int
+    start_time: int
 
     @property
     def alive(self) -> bool:
         """Whether that very process still exists."""
-        return self.pid != 0 and start_time(self.pid) == self.start_time
+        return start_time(self.pid) == self.start_time
 
 
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; ``None`` when it is gone (a zombie counts as gone)."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
@@ -51,37 +51,38 @@ class Records:
     """The records of one instance."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._directory = os.fspath(directory)
 
     def prepare(self) -> None:
         """Make the directory."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
 
     def names(self) -> set[str]:
-        """Ids of all sandboxes that are written down."""
+        """Ids of all sandboxes of which something is there."""
         try:
-            return {name for name in os.listdir(self._directory) if is_sandbox_id(name)}
+            found = {name.partition(".")[0] for name in os.listdir(self._directory)}
         except FileNotFoundError:
             return set()
+        return {name for name in found if is_sandbox_id(name)}
 
     def write(self, sandbox_id: str, record: Record) -> None:
-        """Write down or replace, atomically."""
-        directory = self._directory / sandbox_id
-        directory.mkdir(exist_ok=True, mode=0o700)
-        fresh = directory / f".{_RECORD}"
-        fresh.write_bytes(orjson.dumps(asdict(record)))
-        fresh.replace(directory / _RECORD)
+        """Write down; one that a crash cuts off does not read as a record."""
+        with open(self._path(sandbox_id, _RECORD), "wb") as file:
+            file.write(orjson.dumps(asdict(record)))
 
     def read(self, sandbox_id: str) -> Record | None:
         """The record, ``None`` when there is none or it makes no sense."""
         try:
-            return Record(**orjson.loads((self._directory / sandbox_id / _RECORD).read_bytes()))
+            with open(self._path(sandbox_id, _RECORD), "rb") as file:
+                return Record(**orjson.loads(file.read()))
         except (FileNotFoundError, TypeError, orjson.JSONDecodeError):
             return None
 
     def forget(self, sandbox_id: str) -> None:
-        """Remove the directory; succeeds when there is none."""
-        shutil.rmtree(self._directory / sandbox_id, ignore_errors=True)
+        """Remove both files; succeeds when there are none."""
+        for kind in (_RECORD, _SOCKET):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(sandbox_id, kind))
 
     def listen(self, sandbox_id: str) -> socket.socket:
         """The control socket's listening end."""
@@ -106,11 +107,14 @@ class Records:
             raise
         return connection
 
+    def _path(self, sandbox_id: str, kind: str) -> str:
+        return f"{self._directory}/{sandbox_id}.{kind}"
+
     @contextlib.contextmanager
     def _address(self, sandbox_id: str) -> Iterator[str]:
         """The socket's path through a descriptor: the kernel takes 107 bytes, the run directory may be deeper."""
-        directory = os.open(self._directory / sandbox_id, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            yield f"/proc/self/fd/{directory}/{_SOCKET}"
+            yield f"/proc/self/fd/{directory}/{sandbox_id}.{_SOCKET}"
         finally:
             os.close(directory)

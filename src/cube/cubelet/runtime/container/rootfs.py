@@ -58,8 +58,6 @@ _TTY_GROUP = 5
 
 _PLAIN = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
 
-#: Process 1 must be the last to go when memory runs out, or the OOM killer would end the sandbox.
-_PROCESS_1_OOM_SCORE = -1000
 _CAP_SYS_RESOURCE = 24
 
 
@@ -135,10 +133,12 @@ def _identity(place: Place) -> Iterator[Step]:
         yield steps.File(path, 0o644, place.id_base, place.id_base, content.encode())
 
 
+# Process 1 keeps the ordinary out-of-memory score: lowering it would let every process of the sandbox lower its own,
+# and being the smallest process around it is not chosen anyway.
+
+
 def rights(user_namespace: int, resources: Resources) -> Iterator[Step]:
     """Limits and the loss of rights; after these steps process 1 is what it will stay."""
-    if _may_exceed_limits():
-        yield steps.OomScore(_PROCESS_1_OOM_SCORE)
     yield _limit(resource.RLIMIT_NOFILE, resources.open_files)
     yield _limit(resource.RLIMIT_CORE, 0)
     yield _limit(resource.RLIMIT_MEMLOCK, 8 << 20)
@@ -156,8 +156,7 @@ def _limit(kind: int, wanted: int) -> Step:
 
 @functools.cache
 def _may_exceed_limits() -> bool:
-    """Whether the service has CAP_SYS_RESOURCE. A confined root may lack it: then process 1 is an ordinary candidate of
-    the OOM killer, which it survives by being the smallest process around."""
+    """Whether the service has CAP_SYS_RESOURCE, which a confined root may lack."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)

@@ -223,7 +223,6 @@ class ContainerRuntime:
 
     def _plan(self, spec: SandboxSpec, seat: Seat, borrowed: ExitStack) -> Plan:
         """Everything that is done on the host before the launch; blocks. Descriptors live as long as ``borrowed``."""
-        self._records.write(spec.sandbox_id, Record(seat.index))
         seat.cgroup.limit(spec.resources)
         listener = borrowed.enter_context(self._records.listen(spec.sandbox_id))
         image = self._images.mount(spec.template)
@@ -258,7 +257,8 @@ class ContainerRuntime:
         os.close(launched.pidfd)
         try:
             record = Record(seat.index, launched.pid, _began(launched.pid))
-            await asyncio.to_thread(self._records.write, spec.sandbox_id, record)
+            # Two system calls on the loop cost less than the way to a thread and back.
+            self._records.write(spec.sandbox_id, record)
         except BaseException:
             launched.control.close()
             raise
