@@ -49,24 +49,25 @@ def _attach(fd: int, flags: int) -> tuple[Path, int]:
         for _ in range(_ATTEMPTS):
             device = Path(f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}")
             device_fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-            if _configure(device_fd, fd, flags):
+            try:
+                _configure(device_fd, fd, flags)
+            except OSError as error:
+                os.close(device_fd)
+                if error.errno != errno.EBUSY:
+                    raise HostError(f"the loop device could not be attached: {error.strerror}") from error
+            else:
                 return device, device_fd
-            os.close(device_fd)
     raise HostError("no loop device could be attached: others took every free one first")
 
 
-def _configure(device_fd: int, fd: int, flags: int) -> bool:
-    """Attach ``fd``, with direct I/O where the file system below can; ``False`` when the device is taken."""
+def _configure(device_fd: int, fd: int, flags: int) -> None:
+    """Attach ``fd``, with direct I/O where the file system below can; ``EBUSY`` when the device is taken."""
     try:
         _ioctl_configure(device_fd, fd, flags | LO_FLAGS_DIRECT_IO)
     except OSError as error:
-        if error.errno == errno.EBUSY:
-            return False
         if error.errno != errno.EINVAL:
-            os.close(device_fd)
-            raise HostError(f"the loop device could not be attached: {error.strerror}") from error
+            raise
         _ioctl_configure(device_fd, fd, flags)
-    return True
 
 
 def _ioctl_configure(device_fd: int, fd: int, flags: int) -> None:
