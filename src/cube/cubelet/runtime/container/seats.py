@@ -18,6 +18,7 @@ from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.runtime.container.launcher import Launcher
 from cube.model.errors import CubeError
+from cube.model.resources import Resources
 from cube.netagent.links import Link, LinkPool
 from cube.settings import Settings
 
@@ -128,7 +129,13 @@ class SeatPool:
 
     async def _make_cgroup(self, name: str) -> Cgroup:
         async with self._one_at_a_time:
-            return await asyncio.to_thread(self._cgroups.create, name)
+            return await asyncio.to_thread(self._limited_cgroup, name)
+
+    def _limited_cgroup(self, name: str) -> Cgroup:
+        """A cgroup with the usual limits: when the sandbox comes, only what it has otherwise is written."""
+        cgroup = self._cgroups.create(name)
+        cgroup.limit(Resources())
+        return cgroup
 
     async def _take_apart(self, seat: Seat) -> None:
         try:
