@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +24,20 @@ def settings() -> Iterator[Settings]:
     try:
         yield Settings(state_dir=state, run_dir=state / "run", volume_gb=1)
         assert mounts.below(state) == []
-        assert loop_devices(state) == []
+        assert released(state), "a loop device is still attached"
     finally:
         for entry in mounts.below(state):
             subprocess.run(["umount", "--lazy", entry.mount_point], check=False)
         shutil.rmtree(state)
+
+
+def released(directory: Path) -> bool:
+    """Whether no loop device is left. A process elsewhere that has just copied the mount table for a namespace of its
+    own holds a copy of our mount until it lets go of the old root: wait for that, there is no event to wait on."""
+    deadline = time.monotonic() + 5
+    while loop_devices(directory) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not loop_devices(directory)
 
 
 def loop_devices(directory: Path) -> list[str]:

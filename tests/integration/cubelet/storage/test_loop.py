@@ -11,7 +11,7 @@ import pytest
 from cube.cubelet.storage import loop
 from cube.model.errors import HostError
 from cube.settings import Settings
-from integration.cubelet.storage.conftest import loop_devices
+from integration.cubelet.storage.conftest import released
 
 pytestmark = pytest.mark.root
 
@@ -31,7 +31,7 @@ def test_it_is_there_for_the_block_alone(backing: Path) -> None:
     before = open_files()
     with loop.attached(backing) as device:
         assert loop.backing_file(device) == backing
-    assert loop_devices(backing.parent) == []
+    assert released(backing.parent)
     assert open_files() == before
 
 
