@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -43,13 +44,38 @@ static void wait_for_end(pid_t parent)
     _exit(1);
 }
 
+/* Only this thread; the C library would look for others. */
+static int set_effective_id(uint32_t uid)
+{
+    return (int)syscall(SYS_setresuid, -1, uid, -1);
+}
+
+/* The namespace belongs to the id of the sandbox's root. What the kernel counts per user (inotify, message queues, pending
+ * signals) it also charges to the owner of each namespace above; with root as owner that would be one account for the
+ * host and all sandboxes, which one of them could use up. Capabilities stay: where ordinary users may not make user
+ * namespaces, CAP_SYS_ADMIN is asked for. */
+static pid_t clone_as(uint32_t owner, const struct k_clone_args *arguments)
+{
+    enum { NO_SETUID_FIXUP = 1 << 2 };
+    prctl(PR_SET_SECUREBITS, NO_SETUID_FIXUP, 0, 0, 0);
+    pid_t pid = set_effective_id(owner) < 0 ? -1 : k_clone3(arguments);
+    int saved = errno;
+    if (pid == 0)
+        return 0;
+    if (set_effective_id(0) < 0)
+        _exit(1); /* nothing that this process makes from now on would be right */
+    prctl(PR_SET_SECUREBITS, 0, 0, 0, 0);
+    errno = saved;
+    return pid;
+}
+
 int userns_create(uint32_t base, uint32_t size)
 {
     int pidfd = -1;
     const struct k_clone_args arguments = {
         .flags = K_CLONE_PIDFD | K_CLONE_NEWUSER, .pidfd = (uint64_t)(uintptr_t)&pidfd, .exit_signal = SIGCHLD};
     pid_t parent = getpid();
-    pid_t pid = k_clone3(&arguments);
+    pid_t pid = clone_as(base, &arguments);
     if (pid < 0)
         return -1;
     if (pid == 0)
