@@ -178,14 +178,20 @@ static int empty_directory(struct sandbox *sandbox)
         sandbox, context, K_MOUNT_ATTR_RDONLY | K_MOUNT_ATTR_NOSUID | K_MOUNT_ATTR_NODEV | K_MOUNT_ATTR_NOEXEC);
 }
 
-/* /dev/null, and surely that: after the pivot the path is the sandbox's. */
+static bool is_null_device(int file)
+{
+    struct stat stat;
+    return file >= 0 && fstat(file, &stat) == 0 && S_ISCHR(stat.st_mode) && stat.st_rdev == makedev(1, 3);
+}
+
+/* The sandbox's own /dev/null where there is one, else the host's, of which a watch inside would tell who uses it outside.
+ * And surely the device: an image, or after the pivot the sandbox, may have put anything at that path. */
 static int null_device(struct sandbox *sandbox)
 {
-    int file = open("/dev/null", O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    struct stat stat;
-    if (file < 0 || fstat(file, &stat) < 0)
-        return step_failed(sandbox, "/dev/null");
-    if (!S_ISCHR(stat.st_mode) || stat.st_rdev != makedev(1, 3)) {
+    int file = tree_open(sandbox, "/dev/null", O_PATH | O_NOFOLLOW);
+    if (!is_null_device(file))
+        file = open("/dev/null", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (!is_null_device(file)) {
         errno = ENODEV;
         return step_failed(sandbox, "/dev/null");
     }
