@@ -41,8 +41,11 @@ MASKED = (
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
     *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats"),
     *("/sys/firmware", "/sys/devices/virtual/powercap"),
+    # What other sandboxes write, by layer.
+    "/sys/fs/btrfs",
 )
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+#: /proc/pressure: everybody may write there to make triggers, which cost the kernel memory that nobody is charged for.
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger")
 
 #: (name, major, minor) of Documentation/admin-guide/devices.txt.
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -55,6 +58,8 @@ _DEVICE_LINKS = {
 }
 #: Group that owns terminals in every distribution's /etc/group.
 _TTY_GROUP = 5
+#: Terminals of one sandbox: the kernel counts them for the whole machine (4,096 by default).
+_TERMINALS = 256
 
 _PLAIN = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
 
@@ -105,7 +110,7 @@ def _devices(base: int) -> Iterator[Step]:
     yield steps.Mount("tmpfs", "/dev", MountAttr.NOSUID, _tmpfs(base, "755", "size=1m"))
     for name, major, minor in DEVICES:
         yield steps.MakeNode(f"/dev/{name}", stat.S_IFCHR | 0o666, major, minor, base, base)
-    terminals = (("mode", "620"), ("ptmxmode", "666"), ("gid", str(base + _TTY_GROUP)))
+    terminals = (("mode", "620"), ("ptmxmode", "666"), ("gid", str(base + _TTY_GROUP)), ("max", str(_TERMINALS)))
     yield steps.Mount("devpts", "/dev/pts", MountAttr.NOSUID | MountAttr.NOEXEC, terminals)
     yield steps.Mount("tmpfs", "/dev/shm", _PLAIN, _tmpfs(base, "1777"))  # noqa: S108  inside the sandbox
     yield steps.Mount("mqueue", "/dev/mqueue", _PLAIN)
