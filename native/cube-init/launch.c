@@ -16,7 +16,7 @@
 
 /* Too large for a stack, and every clone has a copy of its own. */
 static struct message message;
-static struct plan plan;
+static struct plan plan = {.parked_control = -1};
 
 static int answer_namespace(int socket)
 {
@@ -66,7 +66,7 @@ static int answer_launch(int socket)
     if (pid > 0)
         return answer_launched(socket, pid, pidfd);
     close(socket);
-    _exit(sandbox_start(&plan));
+    _exit(sandbox_start(&plan, &message));
 }
 
 static int answer(int socket)

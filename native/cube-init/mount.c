@@ -34,6 +34,18 @@ int step_attach_host(struct sandbox *sandbox, const union field *f)
     return k_move_mount(f[0].fd, "", AT_FDCWD, f[1].string, K_MOVE_MOUNT_F_EMPTY_PATH);
 }
 
+/* Move a mount of the host's tree, with all below it, from where an earlier step has put it. */
+int step_move_in(struct sandbox *sandbox, const union field *f)
+{
+    if (need_host(sandbox) < 0)
+        return -1;
+    int mount = k_open_tree(AT_FDCWD, f[0].string, K_OPEN_TREE_CLOEXEC);
+    if (mount < 0)
+        return step_failed(sandbox, "open_tree");
+    int target = tree_target(sandbox, f[1].string, true);
+    return target < 0 ? -1 : attach(sandbox, mount, target);
+}
+
 /* Take what is at the staging directory now as the new root. */
 static int open_root(struct sandbox *sandbox)
 {

@@ -33,12 +33,16 @@ static const struct operation operations[] = {
     [23] = {"b", step_seccomp},
     [24] = {"ddn", step_serve},
     [25] = {"d", step_clone_into_cgroup},
+    [26] = {"d", step_park},
+    [27] = {"ss", step_move_in},
 };
 enum { N_OPERATIONS = sizeof operations / sizeof *operations };
 
-static int decode_fd(struct message *message)
+static int decode_fd(struct plan *plan, struct message *message)
 {
     uint32_t index = get_u32(&message->body);
+    if (index == PARKED_CONTROL && plan->parked_control >= 0)
+        return plan->parked_control;
     if (index < message->n_fds)
         return message->fds[index];
     message->body.bad = true;
@@ -70,7 +74,7 @@ static void decode_field(struct plan *plan, struct message *message, char type, 
 {
     struct reader *body = &message->body;
     switch (type) {
-    case 'd': field->fd = decode_fd(message); break;
+    case 'd': field->fd = decode_fd(plan, message); break;
     case 'u': field->u32 = get_u32(body); break;
     case 'i': field->i32 = get_i32(body); break;
     case 'q': field->u64 = get_u64(body); break;
@@ -93,11 +97,11 @@ static bool decode_step(struct plan *plan, struct message *message, struct step 
     return !message->body.bad;
 }
 
-/* SERVE is the last step and nothing but the last; CLONE_INTO_CGROUP can only be the first. */
+/* SERVE or PARK is the last step and nothing but the last; CLONE_INTO_CGROUP can only be the first. */
 static bool well_ordered(const struct plan *plan, uint32_t index, uint32_t count)
 {
     int (*run)(struct sandbox *, const union field *) = plan->steps[index].operation->run;
-    return (run == step_serve) == (index + 1 == count) && (run != step_clone_into_cgroup || index == 0);
+    return (run == step_serve || run == step_park) == (index + 1 == count) && (run != step_clone_into_cgroup || index == 0);
 }
 
 static bool decode_steps(struct plan *plan, struct message *message)

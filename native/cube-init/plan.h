@@ -30,22 +30,26 @@ struct step {
     union field fields[MAX_FIELDS];
 };
 
+/* In the place of a descriptor: the control socket that a parked process holds. */
+#define PARKED_CONTROL UINT32_MAX
+
 struct plan {
+    int parked_control; /* -1 unless this is the second plan of a parked process */
     uint32_t n_steps, n_strings, n_numbers;
     struct step steps[MAX_STEPS];
     char *strings[MAX_STRINGS];
     uint32_t numbers[MAX_NUMBERS];
 };
 
-/* Decode the body of a LAUNCH; the plan refers to the message, which must outlive it. The last step is SERVE and no
- * other is. -1 with errno EBADMSG when it is malformed; plan->n_steps is then the index of the culprit, or
+/* Decode the body of a LAUNCH; the plan refers to the message, which must outlive it. The last step is SERVE or PARK
+ * and no other is. -1 with errno EBADMSG when it is malformed; plan->n_steps is then the index of the culprit, or
  * UINT32_MAX for a number of steps that cannot be. */
 int plan_decode(struct plan *plan, struct message *message);
 
 /* The directory of the cgroup that the process is to be born in, -1 for the launcher's own. */
 int plan_cgroup(const struct plan *plan);
 
-/* The control socket that the SERVE step names. */
+/* The control socket that the last step names. */
 int plan_control(const struct plan *plan);
 
 #endif

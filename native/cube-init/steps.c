@@ -1,6 +1,7 @@
 #include "steps.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -69,21 +70,46 @@ static int begin(struct sandbox *sandbox)
     return 0;
 }
 
-/* Index of the step that failed, or BEFORE_STEPS; the last step does not return. */
+/* Index of the step that failed; the last step does not return. */
 static uint32_t run(struct sandbox *sandbox)
 {
-    if (begin(sandbox) < 0)
-        return BEFORE_STEPS;
     uint32_t index = 0;
     for (const struct step *step = sandbox->plan->steps; step->operation->run(sandbox, step->fields) == 0; step++)
         index++;
     return index;
 }
 
-int sandbox_start(const struct plan *plan)
+static int report(const struct sandbox *sandbox, uint32_t failed)
 {
-    struct sandbox sandbox = {.plan = plan, .root = -1};
-    uint32_t failed = run(&sandbox);
-    send_error(plan_control(plan), 0, errno, failed, sandbox.detail);
+    send_error(plan_control(sandbox->plan), 0, errno, failed, sandbox->detail);
     return 1;
+}
+
+/* Wait for the second plan; the host closes its end when there will be none. */
+static bool next_plan(struct sandbox *sandbox)
+{
+    if (message_receive(sandbox->plan->parked_control, sandbox->message) <= 0 || sandbox->message->kind != KIND_LAUNCH)
+        return false;
+    return plan_decode(sandbox->plan, sandbox->message) == 0;
+}
+
+int step_park(struct sandbox *sandbox, const union field *f)
+{
+    /* The first plan's descriptors go with its message; this one stays. */
+    int control = fcntl(f[0].fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    struct writer writer;
+    put_begin(&writer, KIND_PARKED, 0);
+    if (control < 0 || put_send(&writer, control, NULL, 0) < 0)
+        return step_failed(sandbox, "control socket");
+    message_release(sandbox->message);
+    sandbox->plan->parked_control = control;
+    if (!next_plan(sandbox))
+        _exit(1);
+    _exit(report(sandbox, run(sandbox)));
+}
+
+int sandbox_start(struct plan *plan, struct message *message)
+{
+    struct sandbox sandbox = {.plan = plan, .message = message, .root = -1};
+    return report(&sandbox, begin(&sandbox) < 0 ? BEFORE_STEPS : run(&sandbox));
 }

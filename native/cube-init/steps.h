@@ -12,7 +12,8 @@
 
 /* A sandbox that is being put together. */
 struct sandbox {
-    const struct plan *plan;
+    struct plan *plan;
+    struct message *message; /* what the plan refers to */
     int root;            /* directory that becomes /, -1 while there is none */
     uint32_t uid, gid;   /* its owner, who also gets what is made on the way to a target */
     const char *staging; /* path of it on the host */
@@ -29,10 +30,11 @@ struct operation {
 int step_failed(struct sandbox *sandbox, const char *what);
 
 /* Carry out the plan; returns an exit status, normally never. */
-int sandbox_start(const struct plan *plan);
+int sandbox_start(struct plan *plan, struct message *message);
 
 /* mount.c */
 int step_attach_host(struct sandbox *sandbox, const union field *f);
+int step_move_in(struct sandbox *sandbox, const union field *f);
 int step_overlay(struct sandbox *sandbox, const union field *f);
 int step_staging(struct sandbox *sandbox, const union field *f);
 int step_mount(struct sandbox *sandbox, const union field *f);
@@ -64,6 +66,7 @@ int step_no_new_privs(struct sandbox *sandbox, const union field *f);
 int step_seccomp(struct sandbox *sandbox, const union field *f);
 
 /* steps.c */
+int step_park(struct sandbox *sandbox, const union field *f);
 int step_serve(struct sandbox *sandbox, const union field *f);
 
 #endif

@@ -38,6 +38,7 @@ enum wire_kind {
     KIND_USER = 26,
     /* control socket, answers */
     KIND_READY = 0x110,
+    KIND_PARKED = 0x111,
     KIND_OK = 0x120,
     KIND_SPAWNED = 0x121,
     KIND_EXITED = 0x122,

@@ -16,6 +16,7 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import structlog
 
 from cube.cubelet.runtime.container import wire
-from cube.cubelet.runtime.container.steps import Plan
+from cube.cubelet.runtime.container.steps import PARKED_CONTROL, Park, Plan, Step, describe, encode_steps
 from cube.cubelet.runtime.container.wire import Failure, Kind, Message, Reader, WireError, Writer
 from cube.model.errors import HostError
 
@@ -37,7 +38,7 @@ END_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A sandbox that serves. The receiver owns the descriptor and the socket, on which ``READY`` has been received."""
+    """A first process that serves, or one that is parked. The receiver owns the descriptor and the socket."""
 
     #: Process id of process 1 on the host.
     pid: int
@@ -103,13 +104,42 @@ class Launcher:
         Raises ``HostError``, which names the step, when the kernel refuses one. Then, and when it is cancelled, it
         returns once the process is gone. The descriptors of the plan stay open and the caller's.
         """
+        return await self._start(plan.complete, Kind.READY)
+
+    async def park(self, steps: Sequence[Step]) -> Launched:
+        """Carry out the first steps of a start and leave the process waiting for the rest; :meth:`resume` goes on.
+
+        Raises and undoes like :meth:`launch`. A parked process ends with the launcher.
+        """
+        return await self._start(lambda control: [*steps, Park(control)], Kind.PARKED)
+
+    async def resume(self, parked: Launched, plan: Plan) -> Launched:
+        """Carry out the rest of a plan in a parked process, which is the caller's no more.
+
+        Raises and undoes like :meth:`launch`.
+        """
+        steps = plan.complete(PARKED_CONTROL)
+        try:
+            try:
+                body, fds = encode_steps(steps)
+                wire.send(parked.control, Kind.LAUNCH, 0, body, fds)
+            except OSError as error:
+                raise HostError(f"the process that was parked for the sandbox is gone: {error}") from error
+            await _expect(parked.control, Kind.READY, steps)
+        except BaseException:
+            await discard(parked)
+            raise
+        return parked
+
+    async def _start(self, complete: Callable[[int], list[Step]], expected: Kind) -> Launched:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
             with theirs:
-                pid, pidfd = await self._clone(plan, theirs.fileno())
+                steps = complete(theirs.fileno())
+                pid, pidfd = await self._clone(steps)
             try:
-                await _ready(ours, plan)
+                await _expect(ours, expected, steps)
             except BaseException:
                 await _protected(_end(pidfd))
                 raise
@@ -118,13 +148,13 @@ class Launcher:
             raise
         return Launched(pid, pidfd, ours)
 
-    async def _clone(self, plan: Plan, control: int) -> tuple[int, int]:
+    async def _clone(self, steps: Sequence[Step]) -> tuple[int, int]:
         channel = await self._connected()
-        body, fds = plan.encode(control)
+        body, fds = encode_steps(steps)
         answer = channel.request(Kind.LAUNCH, body, fds)
         # A request cannot be called back, so a cancellation waits for the process in order to end it.
         cancelled = await channel.settled(answer)
-        pid, pidfd = _process(answer.result(), plan)
+        pid, pidfd = _process(answer.result(), steps)
         if cancelled:
             await _protected(_end(pidfd))
             raise asyncio.CancelledError
@@ -275,10 +305,10 @@ def _refused(message: Message, doing: Callable[[int], str]) -> HostError:
     return HostError(f"{doing(failure.stage)} failed: {os.strerror(failure.errno)}{where}")
 
 
-def _process(message: Message, plan: Plan) -> tuple[int, int]:
+def _process(message: Message, steps: Sequence[Step]) -> tuple[int, int]:
     """Process id and descriptor of the new process; raises ``HostError``."""
     if message.kind != Kind.LAUNCHED:
-        raise _refused(message, plan.describe)
+        raise _refused(message, partial(describe, steps))
     reader = Reader(message.body)
     pid = reader.u32()
     reader.end()
@@ -286,16 +316,22 @@ def _process(message: Message, plan: Plan) -> tuple[int, int]:
     return pid, pidfd
 
 
-async def _ready(control: socket.socket, plan: Plan) -> None:
-    """Wait until process 1 has reported ``READY``; raises ``HostError`` when it reports anything else, or nothing."""
+async def discard(parked: Launched) -> None:
+    """End a process that will not be used, and close what came with it."""
+    parked.control.close()
+    await _protected(_end(parked.pidfd))
+
+
+async def _expect(control: socket.socket, kind: Kind, steps: Sequence[Step]) -> None:
+    """Wait for a process to report this; raises ``HostError`` when it reports anything else, or nothing."""
     if not await _readable(control.fileno(), ANSWER_SECONDS):
         raise HostError(f"the first process of the sandbox was not ready within {ANSWER_SECONDS:g} seconds")
     try:
         message = wire.receive(control)
         if message is None:
             raise HostError("the first process of the sandbox ended before it was ready")
-        if message.kind != Kind.READY:
-            raise _refused(message, plan.describe)
+        if message.kind != kind:
+            raise _refused(message, partial(describe, steps))
         message.take_fds(0)
     except (OSError, WireError) as error:
         raise HostError(f"the first process of the sandbox cannot be understood: {error}") from error

@@ -66,11 +66,33 @@ _PLAIN = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
 _CAP_SYS_RESOURCE = 24
 
 
+#: What is put together ahead and moved into the root later.
+_READY_MADE = ("proc", "sys", "dev")
+
+
+def prepare_stage(stage: Path) -> None:
+    """Make the empty directories of the host that every start mounts over, in its own mount namespace."""
+    for name in ("image", "root", *(f"ahead/{name}" for name in _READY_MADE)):
+        (stage / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def ahead(stage: Path, id_base: int) -> Iterator[Step]:
+    """/proc, /sys and /dev of a sandbox whose image is not known yet; its namespaces have been entered."""
+    yield steps.Staging(str(stage / "ahead"))
+    yield steps.Mount("proc", "/proc", _PLAIN)
+    yield steps.Mount("sysfs", "/sys", _PLAIN | MountAttr.RDONLY)
+    yield from _devices(id_base)
+    for path in MASKED:
+        yield steps.Mask(path)
+    for path in READ_ONLY:
+        yield steps.ReadOnly(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a sandbox's file system is put together, and from what. Descriptors are borrowed."""
 
-    #: Empty directories of the host that each start mounts over in its own mount namespace.
+    #: Directory that :func:`prepare_stage` made.
     stage: Path
     #: Detached, id-mapped mount of the read-only image.
     image: int
@@ -86,23 +108,19 @@ class Place:
 
 
 def file_system(place: Place) -> Iterator[Step]:
-    """Mounts, devices and identity, up to and including the change of root."""
+    """The root, with what :func:`ahead` has made moved into it, up to and including the change of root."""
     image, root = str(place.stage / "image"), str(place.stage / "root")
     yield steps.Staging(root)
     yield steps.AttachHost(place.image, image)
     # volatile: never waits for the disk; what a crash of the machine loses belongs to sandboxes that it ended anyway.
     # The upper layer is not id-mapped: overlayfs works in it as root of the host, whom such a mount would not know.
     yield steps.Overlay((image,), str(place.layer.upper), str(place.layer.work), "volatile,xino=off,redirect_dir=on")
-    yield steps.Mount("proc", "/proc", _PLAIN)
-    yield steps.Mount("sysfs", "/sys", _PLAIN | MountAttr.RDONLY)
-    yield from _devices(place.id_base)
+    for name in _READY_MADE:
+        yield steps.MoveIn(str(place.stage / "ahead" / name), f"/{name}")
+    yield steps.Hostname(place.hostname)
     yield from _identity(place)
     if place.sudo is not None:
         yield steps.Bind(str(place.sudo), "/usr/bin/sudo", MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV)
-    for path in MASKED:
-        yield steps.Mask(path)
-    for path in READ_ONLY:
-        yield steps.ReadOnly(path)
     yield steps.Pivot()
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import structlog
 
 from cube.cubelet.cgroups.detect import detect
-from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.runtime.base import Capabilities, Instance, LocalGuest, Snapshot
 from cube.cubelet.runtime.container import rootfs, syscalls, users
@@ -23,15 +22,7 @@ from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.record import Record, Records, start_time
 from cube.cubelet.runtime.container.seats import Seat, SeatPool
-from cube.cubelet.runtime.container.steps import (
-    CloneIntoCgroup,
-    EnterNet,
-    Hostname,
-    JoinCgroup,
-    NewCgroupNamespace,
-    Plan,
-    Step,
-)
+from cube.cubelet.runtime.container.steps import Plan
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
@@ -102,8 +93,7 @@ class ContainerRuntime:
         await self._seats.start()
 
     def _prepare(self) -> None:
-        for name in ("image", "root"):
-            (self._run_dir / "stage" / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        rootfs.prepare_stage(self._run_dir / "stage")
         self._records.prepare()
         fresh = self._program.with_suffix(".new")
         shutil.copyfile(find_cube_init(), fresh)
@@ -149,7 +139,7 @@ class ContainerRuntime:
         try:
             with ExitStack() as borrowed:
                 plan = await asyncio.to_thread(self._plan, spec, seat, borrowed)
-                launched = await self._launcher.launch(plan)
+                launched = await self._launcher.resume(_taken(seat), plan)
             instance = await self._settle(spec, seat, launched)
         except BaseException:
             await asyncio.shield(self._undo(spec.sandbox_id, seat))
@@ -241,8 +231,6 @@ class ContainerRuntime:
             sudo=self._program if sudo_uids else None,
         )
         plan = Plan(listener.fileno(), sudo_uids)
-        plan.add(*_into_cgroup(seat.cgroup, borrowed))
-        plan.add(EnterNet(seat.link.namespace), NewCgroupNamespace(), Hostname(spec.sandbox_id))
         plan.add(*rootfs.file_system(place), *rootfs.rights(namespace, spec.resources))
         return plan
 
@@ -286,17 +274,17 @@ class ContainerRuntime:
         await asyncio.to_thread(self._erase, sandbox_id)
 
 
-def _into_cgroup(cgroup: Cgroup, borrowed: ExitStack) -> Iterator[Step]:
-    born = cgroup.directory_fd()
-    if born is not None:
-        yield CloneIntoCgroup(borrowed.enter_context(_closing(born)))
-    for fd in cgroup.procs_fds(born=True):
-        yield JoinCgroup(borrowed.enter_context(_closing(fd)))
-
-
 def _instance(spec: SandboxSpec, seat: Seat, control: socket.socket) -> ContainerInstance:
     guest = ContainerGuest(control, spec.sandbox_id)
     return ContainerInstance(spec.sandbox_id, str(seat.link.address), LocalGuest(guest), seat, guest)
+
+
+def _taken(seat: Seat) -> Launched:
+    """The seat's parked process, which is the sandbox's first from now on."""
+    parked, seat.parked = seat.parked, None
+    if parked is None:
+        raise HostError(f"seat {seat.index} has no process that waits for a sandbox")
+    return parked
 
 
 def _began(pid: int) -> int:

@@ -1,22 +1,34 @@
 """Seats: what a sandbox needs that does not depend on its template, made ahead.
 
-A seat is a link, a cgroup and a user namespace with an id range of its own. Making one takes a few milliseconds and its
-slowest parts wait for grace periods of the kernel, so it is kept off the path of a create; a used seat is taken apart
-in the background after its sandbox has ended.
+A seat is a link, a cgroup, a user namespace with an id range of its own, and a parked first process: one that is in
+its namespaces and its cgroup already, has /proc, /sys and /dev put together, and waits to be told its root. Making one
+takes a few milliseconds and its slowest parts wait for grace periods of the kernel, so it is kept off the path of a
+create; a used seat is taken apart in the background after its sandbox has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import structlog
 
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
-from cube.cubelet.runtime.container.launcher import Launcher
+from cube.cubelet.runtime.container import rootfs
+from cube.cubelet.runtime.container.launcher import Launched, Launcher, discard
+from cube.cubelet.runtime.container.steps import (
+    CloneIntoCgroup,
+    EnterNet,
+    JoinCgroup,
+    NewCgroupNamespace,
+    Step,
+)
 from cube.model.errors import CubeError
 from cube.model.resources import Resources
 from cube.netagent.links import Link, LinkPool
@@ -31,7 +43,7 @@ ID_RANGE = 65536
 _PAUSE_AFTER_FAILURE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seat:
     """One sandbox's place on this machine."""
 
@@ -42,11 +54,18 @@ class Seat:
     user_namespace: int | None
     #: Host id that the sandbox's root is mapped to.
     id_base: int
+    #: The parked first process; ``None`` for a seat that was taken over, and once the sandbox was started in it.
+    parked: Launched | None
 
     @property
     def index(self) -> int:
         """Number of the seat: of its link, its id range and its cgroup."""
         return self.link.index
+
+    @property
+    def usable(self) -> bool:
+        """Whether its parked process still waits; it ends with the launcher."""
+        return self.parked is not None and not select.select([self.parked.pidfd], [], [], 0)[0]
 
 
 class SeatPool:
@@ -54,6 +73,7 @@ class SeatPool:
 
     def __init__(self, settings: Settings, links: LinkPool, cgroups: CgroupManager, launcher: Launcher) -> None:
         self._id_base = settings.id_base
+        self._stage = settings.run_dir / "stage"
         self._target = settings.seat_pool
         self._links = links
         self._cgroups = cgroups
@@ -88,12 +108,17 @@ class SeatPool:
     async def acquire(self) -> Seat:
         """A seat that nobody else has; raises ``LimitExceeded`` when the addresses are used up."""
         self._wake.set()
-        return self._ready.popleft() if self._ready else await self._make()
+        while self._ready:
+            seat = self._ready.popleft()
+            if seat.usable:
+                return seat
+            self.leave(seat)
+        return await self._make()
 
     async def adopt(self, index: int, pid: int) -> Seat:
         """The seat of a sandbox that has run since before this service; raises ``HostError`` when it is not whole."""
         link = await self._links.adopt(index, pid)
-        return Seat(link, self._cgroups.adopt(str(index)), None, self._base(index))
+        return Seat(link, self._cgroups.adopt(str(index)), None, self._base(index), None)
 
     def leave(self, seat: Seat) -> None:
         """Give a seat back; whatever still runs in its cgroup is killed. The rest happens in the background."""
@@ -118,14 +143,25 @@ class SeatPool:
         try:
             cgroup = await self._make_cgroup(str(link.index))
             try:
-                base = self._base(link.index)
-                return Seat(link, cgroup, await self._launcher.userns(base, ID_RANGE), base)
+                return await self._furnish(link, cgroup)
             except BaseException:
-                await asyncio.shield(cgroup.remove())
+                await asyncio.shield(_clear(cgroup))
                 raise
         except BaseException:
             self._links.release(link)
             raise
+
+    async def _furnish(self, link: Link, cgroup: Cgroup) -> Seat:
+        base = self._base(link.index)
+        user_namespace = await self._launcher.userns(base, ID_RANGE)
+        try:
+            with ExitStack() as borrowed:
+                places = [*_into_cgroup(cgroup, borrowed), EnterNet(link.namespace), NewCgroupNamespace()]
+                parked = await self._launcher.park([*places, *rootfs.ahead(self._stage, base)])
+        except BaseException:
+            os.close(user_namespace)
+            raise
+        return Seat(link, cgroup, user_namespace, base, parked)
 
     async def _make_cgroup(self, name: str) -> Cgroup:
         async with self._one_at_a_time:
@@ -139,8 +175,7 @@ class SeatPool:
 
     async def _take_apart(self, seat: Seat) -> None:
         try:
-            await seat.cgroup.kill()
-            await seat.cgroup.remove()
+            await _clear(seat.cgroup)
         except CubeError as error:
             # The link is not used again, for somebody may still be at its other end.
             log.warning("seat.stuck", seat=seat.index, reason=error.message)
@@ -150,6 +185,24 @@ class SeatPool:
         finally:
             if seat.user_namespace is not None:
                 os.close(seat.user_namespace)
+            if seat.parked is not None:
+                await discard(seat.parked)
 
     def _base(self, index: int) -> int:
         return self._id_base + index * ID_RANGE
+
+
+async def _clear(cgroup: Cgroup) -> None:
+    await cgroup.kill()
+    await cgroup.remove()
+
+
+def _into_cgroup(cgroup: Cgroup, borrowed: ExitStack) -> Iterator[Step]:
+    """The steps that put a process there. Their descriptors live as long as ``borrowed``."""
+    born = cgroup.directory_fd()
+    if born is not None:
+        borrowed.callback(os.close, born)
+        yield CloneIntoCgroup(born)
+    for fd in cgroup.procs_fds(born=True):
+        borrowed.callback(os.close, fd)
+        yield JoinCgroup(fd)

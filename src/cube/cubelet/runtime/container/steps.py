@@ -11,7 +11,7 @@ User and group ids are those of the host: the first id of the sandbox's range is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -126,6 +126,21 @@ class AttachHost(Step):
 
     def __str__(self) -> str:
         return f"attaching a mount at {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveIn(Step):
+    """Move a mount, with all below it, from a path of the host that an earlier step has put it at."""
+
+    op: ClassVar[int] = 27
+    source: str
+    target: str
+
+    def encode(self, body: Writer, index: Index) -> None:
+        body.text(self.source).text(self.target)
+
+    def __str__(self) -> str:
+        return f"moving a mount to {self.target}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,6 +456,47 @@ class Serve(Step):
         return "starting to serve"
 
 
+@dataclass(frozen=True, slots=True)
+class Park(Step):
+    """Report ``PARKED`` and wait for the rest of the plan on this socket; the last step of the first part."""
+
+    op: ClassVar[int] = 26
+    control: int
+
+    def encode(self, body: Writer, index: Index) -> None:
+        body.u32(index(self.control))
+
+    def __str__(self) -> str:
+        return "waiting for the rest of the plan"
+
+
+#: In the place of a descriptor: the control socket that a parked process holds.
+PARKED_CONTROL = -1
+
+
+def encode_steps(steps: Sequence[Step]) -> tuple[bytes, list[int]]:
+    """Body and descriptors of a ``LAUNCH`` message."""
+    indexes: dict[int, int] = {PARKED_CONTROL: 0xFFFF_FFFF}
+    fds: list[int] = []
+
+    def index(fd: int) -> int:
+        if fd not in indexes:
+            indexes[fd] = len(fds)
+            fds.append(fd)
+        return indexes[fd]
+
+    body = Writer().u32(len(steps))
+    for step in steps:
+        step.encode(body.u16(step.op), index)
+    return body.finish(), fds
+
+
+def describe(steps: Sequence[Step], stage: int) -> str:
+    """What was being done at this stage of a failure, as the beginning of a sentence."""
+    doing = str(steps[stage]) if stage < len(steps) else "making its first process"
+    return f"starting the sandbox: {doing}"
+
+
 @dataclass(slots=True)
 class Plan:
     """The steps of one start, without the last. The descriptors in them are borrowed until the start is over."""
@@ -455,22 +511,10 @@ class Plan:
         """Append steps."""
         self.steps += steps
 
+    def complete(self, control: int) -> list[Step]:
+        """All steps; process 1 serves on ``control`` first."""
+        return [*self.steps, Serve(control, self.listening, self.sudo_uids)]
+
     def encode(self, control: int) -> tuple[bytes, list[int]]:
-        """Body and descriptors of the ``LAUNCH`` message; process 1 serves on ``control`` first."""
-        indexes: dict[int, int] = {}
-
-        def index(fd: int) -> int:
-            return indexes.setdefault(fd, len(indexes))
-
-        body = Writer().u32(len(self.steps) + 1)
-        for step in (*self.steps, Serve(control, self.listening, self.sudo_uids)):
-            step.encode(body.u16(step.op), index)
-        return body.finish(), list(indexes)
-
-    def describe(self, stage: int) -> str:
-        """What was being done at this stage of a failure, as the beginning of a sentence."""
-        if stage < len(self.steps):
-            doing = str(self.steps[stage])
-        else:
-            doing = "starting to serve" if stage == len(self.steps) else "making its first process"
-        return f"starting the sandbox: {doing}"
+        """Body and descriptors of the ``LAUNCH`` message."""
+        return encode_steps(self.complete(control))

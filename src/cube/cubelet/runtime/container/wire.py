@@ -64,6 +64,7 @@ class Kind(IntEnum):
     USER = 26
 
     READY = 0x110
+    PARKED = 0x111
     OK = 0x120
     SPAWNED = 0x121
     EXITED = 0x122

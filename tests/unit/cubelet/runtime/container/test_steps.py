@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.runtime.container import steps
-from cube.cubelet.runtime.container.steps import Plan, Step
+from cube.cubelet.runtime.container.steps import Plan, Step, describe
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.runtime.container.wire import Reader, Writer
 
@@ -67,6 +67,8 @@ LAYOUTS: list[tuple[Step, bytes]] = [
     (steps.CapabilitySet(1 << 40), (1 << 40).to_bytes(8, "little")),
     (steps.NoNewPrivs(), b""),
     (steps.Seccomp(b"12345678"), u32(8) + b"12345678"),
+    (steps.Park(44), u32(4)),
+    (steps.MoveIn("/host/dev", "/dev"), text("/host/dev") + text("/dev")),
     (steps.Serve(40, 41, (1000, 1001)), u32(0, 1, 2, 1000, 1001)),
 ]
 
@@ -82,7 +84,7 @@ def test_every_step_is_in_the_document_under_its_number() -> None:
     found = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper(): kind.op for kind in _STEPS}
     found = {_WIRE_NAMES.get(name, name): op for name, op in found.items()}
     assert found.items() <= documented.items()
-    assert sorted(found.values()) == list(range(1, 26))
+    assert sorted(found.values()) == list(range(1, 28))
 
 
 #: Where Python's name is clearer than the one on the wire.
@@ -113,11 +115,11 @@ def test_a_plan_sends_every_descriptor_once_and_ends_by_serving() -> None:
 
 
 def test_a_plan_says_what_failed() -> None:
-    plan = Plan(listening=9, steps=[steps.Mount("proc", "/proc"), steps.Pivot()])
-    assert plan.describe(0) == "starting the sandbox: mounting proc on /proc"
-    assert plan.describe(1) == "starting the sandbox: changing to its root"
-    assert plan.describe(2) == "starting the sandbox: starting to serve"
-    assert plan.describe(0xFFFF_FFFF) == "starting the sandbox: making its first process"
+    failing = Plan(listening=9, steps=[steps.Mount("proc", "/proc"), steps.Pivot()]).complete(control=8)
+    assert describe(failing, 0) == "starting the sandbox: mounting proc on /proc"
+    assert describe(failing, 1) == "starting the sandbox: changing to its root"
+    assert describe(failing, 2) == "starting the sandbox: starting to serve"
+    assert describe(failing, 0xFFFF_FFFF) == "starting the sandbox: making its first process"
 
 
 @pytest.mark.parametrize("step", [step for step, _ in LAYOUTS], ids=lambda step: type(step).__name__)
