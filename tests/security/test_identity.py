@@ -43,7 +43,10 @@ def test_ids_are_mapped_into_the_range_of_the_seat(sandbox: Box, user: str) -> N
 def test_every_process_has_ids_of_the_seat_on_the_host(sandbox: Box) -> None:
     """All ids (real, effective, saved, file system, supplementary) of all processes are unprivileged on the host."""
     base = sandbox.instance.seat.id_base
-    with sandbox.background("tell(1); sys.stdin.read()", "root"), sandbox.background("tell(1); sys.stdin.read()", "user"):
+    with (
+        sandbox.background("tell(1); sys.stdin.read()", "root"),
+        sandbox.background("tell(1); sys.stdin.read()", "user"),
+    ):
         processes = [on_host(pid) for pid in everyone(sandbox)]
     assert len(processes) >= 3
     for process in processes:
@@ -56,7 +59,10 @@ def test_two_sandboxes_have_disjoint_ids(ground: Ground, sandbox: Box) -> None:
     with ground.sandbox() as other:
         first, second = sandbox.instance.seat.id_base, other.instance.seat.id_base
         assert abs(first - second) >= ID_RANGE
-        assert {on_host(sandbox.pid)["Uid"].split()[0], on_host(other.pid)["Uid"].split()[0]} == {str(first), str(second)}
+        assert {on_host(sandbox.pid)["Uid"].split()[0], on_host(other.pid)["Uid"].split()[0]} == {
+            str(first),
+            str(second),
+        }
 
 
 def test_an_id_outside_of_the_range_cannot_be_taken(sandbox: Box) -> None:

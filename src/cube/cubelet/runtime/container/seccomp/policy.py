@@ -3,7 +3,7 @@
 At or under Docker's default profile for a container with the default capabilities (its documentation lists the calls
 that it leaves out and why). Stricter in these: no 32-bit and x32 entry, no AF_VSOCK, AF_ALG, AF_PACKET and other
 rarely reviewed socket families, only three netlink protocols, no TIOCSTI and TIOCLINUX, no io_uring, no personality
-other than plain Linux.
+other than plain Linux, no limits for process 1.
 
 Everything that is not listed fails with EPERM; calls newer than our tables fail with ENOSYS, as an older kernel would
 answer.
@@ -36,7 +36,7 @@ ALLOWED = """
   processes:   fork vfork execve execveat exit exit_group wait4 waitid kill tkill tgkill pidfd_open
                pidfd_send_signal getpid getppid gettid getpgid getpgrp setpgid getsid setsid set_tid_address
                set_robust_list get_robust_list futex futex_waitv futex_wake futex_wait futex_requeue rseq prctl
-               arch_prctl modify_ldt set_thread_area get_thread_area getrlimit setrlimit prlimit64 getrusage
+               arch_prctl modify_ldt set_thread_area get_thread_area getrlimit setrlimit getrusage
                times getpriority setpriority ioprio_get ioprio_set restart_syscall ptrace process_vm_readv
                process_vm_writev seccomp getcpu sysinfo uname landlock_create_ruleset landlock_add_rule
                landlock_restrict_self
@@ -87,6 +87,7 @@ _NETLINK_PROTOCOLS = (0, 4, 15)
 _SOCKET_FAMILIES = (1, 2, 10)
 #: Linux, and Linux without address randomisation (debuggers), and "tell me which".
 _PERSONALITIES = (0x0, 0x0004_0000, 0xFFFF_FFFF)
+_PROCESS_1 = 1
 _TIOCSTI = 0x5412
 _TIOCLINUX = 0x541C
 
@@ -97,6 +98,8 @@ def _is(argument: int, value: int) -> Condition:
 
 CONDITIONAL: tuple[Rule, ...] = (
     Rule("clone", ((Condition(0, _NEW_NAMESPACES, 0),),)),
+    # Process 1 is cube-init, whom root could take its descriptors: prlimit asks for equal ids and nothing else.
+    Rule("prlimit64", ((Condition(0, _WORD, _PROCESS_1, equal=False),),)),
     Rule("personality", tuple((_is(0, value),) for value in _PERSONALITIES)),
     Rule(
         "socket",
