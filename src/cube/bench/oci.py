@@ -1,7 +1,8 @@
 """Rivals that start an OCI bundle: runc and crun, on the very image that cube's sandboxes are cloned from.
 
-Each round gets a writable overlay on the mounted image, as a container engine would make it; the rival is spared the
-network, the user namespace, the quota and the HTTP interface that cube's figure includes.
+Each round gets a writable overlay on the mounted image, as a container engine would make it, and the limits and the
+system call filter of a sandbox. The rival is spared what cube's figure includes besides: the user namespace with an
+id-mapped image, the network link, the disk quota, the record in the database, and the HTTP interface.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from cube.bench.load import Round, RoundFailed
 from cube.bench.sandboxes import COMMAND, EXPECTED
+from cube.cubelet.runtime.container.seccomp import policy
+from cube.model.resources import Resources
 
 _SHELL = ("/bin/bash", "-l", "-c", COMMAND)
 
@@ -43,6 +46,8 @@ class OciRival:
         config["process"]["terminal"] = False
         config["process"]["args"] = ["/bin/sleep", "infinity"]
         config["root"] = {"path": "rootfs", "readonly": False}
+        config["linux"]["resources"] = _limits(Resources())
+        config["linux"]["seccomp"] = _filter()
         return json.dumps(config)
 
     def round(self) -> Round:
@@ -85,6 +90,27 @@ class OciRival:
         if check and done.returncode != 0:
             raise RoundFailed(f"{Path(self._binary).name} {verb} ended with {done.returncode}")
         return done.stdout or b""
+
+
+def _limits(resources: Resources) -> dict[str, object]:
+    """The limits of a sandbox, as the OCI runtime specification writes them."""
+    period = 100_000
+    return {
+        "memory": {"limit": resources.memory_mb << 20},
+        "cpu": {"quota": resources.cpu_count * period, "period": period},
+        "pids": {"limit": resources.pids},
+        "devices": [{"allow": False, "access": "rwm"}],
+    }
+
+
+def _filter() -> dict[str, object]:
+    """The system calls that a sandbox may use whatever their arguments, and those that it may use with conditions."""
+    names = sorted(policy.allowed_calls() | {rule.call for rule in policy.CONDITIONAL})
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "architectures": ["SCMP_ARCH_X86_64" if os.uname().machine == "x86_64" else "SCMP_ARCH_AARCH64"],
+        "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}],
+    }
 
 
 @contextlib.contextmanager

@@ -115,6 +115,8 @@ async def _take_turns(
 async def _image(client: Client, settings: Settings, template: str) -> Path:
     """Where the running service has mounted the template's image."""
     template_id = await client.template_id(template)
+    # It is mounted when the first sandbox needs it.
+    await client.kill(await client.create(template))
     image = settings.run_dir / "images" / template_id
     if not image.is_dir():
         raise FileNotFoundError(f"{image} is not there")

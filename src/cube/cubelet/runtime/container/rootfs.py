@@ -7,6 +7,7 @@ host and nothing in the sandbox has rights over it.
 from __future__ import annotations
 
 import functools
+import os
 import resource
 import stat
 from collections.abc import Iterator
@@ -118,7 +119,6 @@ def file_system(place: Place) -> Iterator[Step]:
     for name in _READY_MADE:
         yield steps.MoveIn(str(place.stage / "ahead" / name), f"/{name}")
     yield steps.Hostname(place.hostname)
-    yield from _identity(place)
     if place.sudo is not None:
         yield steps.Bind(str(place.sudo), "/usr/bin/sudo", MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV)
     yield steps.Pivot()
@@ -144,16 +144,26 @@ def _tmpfs(base: int, mode: str, *more: str) -> tuple[tuple[str, str], ...]:
     return tuple(options)
 
 
-def _identity(place: Place) -> Iterator[Step]:
+def write_identity(place: Place) -> None:
+    """Who the sandbox is, put into its layer before that is mounted: there it costs a quarter of what replacing files
+    through the overlay does, and whatever an image has at these names is covered, not followed. Blocks."""
     hosts = f"127.0.0.1 localhost\n{place.address} {place.hostname}\n"
     files = {
-        "/etc/hosts": hosts,
-        "/etc/hostname": f"{place.hostname}\n",
-        "/etc/resolv.conf": f"nameserver {place.gateway}\n",
-        "/etc/machine-id": f"{place.machine_id}\n",
+        "hosts": hosts,
+        "hostname": f"{place.hostname}\n",
+        "resolv.conf": f"nameserver {place.gateway}\n",
+        "machine-id": f"{place.machine_id}\n",
     }
-    for path, content in files.items():
-        yield steps.File(path, 0o644, place.id_base, place.id_base, content.encode())
+    etc = place.layer.upper / "etc"
+    etc.mkdir(mode=0o755)
+    os.chown(etc, place.id_base, place.id_base)
+    for name, content in files.items():
+        file = os.open(etc / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(file, content.encode())
+            os.fchown(file, place.id_base, place.id_base)
+        finally:
+            os.close(file)
 
 
 # Process 1 keeps the ordinary out-of-memory score: lowering it would let every process of the sandbox lower its own,

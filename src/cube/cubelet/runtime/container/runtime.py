@@ -230,6 +230,7 @@ class ContainerRuntime:
             machine_id=os.urandom(16).hex(),
             sudo=self._program if sudo_uids else None,
         )
+        rootfs.write_identity(place)
         plan = Plan(listener.fileno(), sudo_uids)
         plan.add(*rootfs.file_system(place), *rootfs.rights(namespace, spec.resources))
         return plan
