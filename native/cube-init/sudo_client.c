@@ -122,7 +122,8 @@ static int choose_users(void)
         wanted = run.options.group ? run.caller.name : "root";
     if (*wanted == '#')
         wanted++;
-    if (user_find(wanted, strlen(wanted), &run.target))
+    /* Nobody, which elsewhere means root: `sudo -u "$UNSET"` must not. */
+    if (*wanted == 0 || user_find(wanted, strlen(wanted), &run.target))
         return complain("unknown user ", wanted);
     return 0;
 }
