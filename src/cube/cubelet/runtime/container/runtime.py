@@ -19,6 +19,7 @@ from cube.cubelet.runtime.base import Capabilities, Instance, LocalGuest, Snapsh
 from cube.cubelet.runtime.container import rootfs, syscalls, users
 from cube.cubelet.runtime.container.binary import find_cube_init
 from cube.cubelet.runtime.container.guest import ContainerGuest
+from cube.cubelet.runtime.container.host_limits import raise_limits
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.record import Record, Records, start_time
 from cube.cubelet.runtime.container.seats import Seat, SeatPool
@@ -93,6 +94,7 @@ class ContainerRuntime:
         await self._seats.start()
 
     def _prepare(self) -> None:
+        raise_limits()
         rootfs.prepare_stage(self._run_dir / "stage")
         self._records.prepare()
         fresh = self._program.with_suffix(".new")
