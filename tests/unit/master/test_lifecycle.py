@@ -46,7 +46,15 @@ def test_clients_see_the_state_before_an_operation() -> None:
 @pytest.mark.parametrize("state", [SandboxState.CREATING, SandboxState.KILLING, SandboxState.KILLED])
 def test_clients_do_not_see_what_is_not_there(state: SandboxState) -> None:
     assert visible_state(state) is None
+
+
+@pytest.mark.parametrize("state", [SandboxState.KILLING, SandboxState.KILLED])
+def test_what_was_being_killed_does_not_come_back(state: SandboxState) -> None:
     assert state not in RECOVERED
+
+
+def test_one_that_was_being_created_runs_if_it_is_alive() -> None:
+    assert RECOVERED[SandboxState.CREATING] is SandboxState.RUNNING
 
 
 def test_recovery_completes_what_was_under_way() -> None:

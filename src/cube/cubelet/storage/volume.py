@@ -113,6 +113,12 @@ class Volume:
                 os.mkdir(name, 0o755, dir_fd=fd)
                 os.chown(name, owner, owner, dir_fd=fd, follow_symlinks=False)
 
+    def limit(self, sandbox_id: str, disk_mb: int) -> None:
+        """Give a layer another size limit, in MiB; raises ``SandboxNotFound`` without one."""
+        self.existing(sandbox_id)
+        with btrfs.directory(self._path(sandbox_id)) as fd:
+            btrfs.qgroup_limit(fd, disk_mb * _MIB)
+
     def existing(self, sandbox_id: str) -> Layer:
         """The layer of a sandbox that an earlier run made; raises ``SandboxNotFound`` without one."""
         path = self._path(sandbox_id)

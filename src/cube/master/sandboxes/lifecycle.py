@@ -24,9 +24,10 @@ _VISIBLE = {
     SandboxState.RESUMING: VisibleState.PAUSED,
 }
 
-#: What becomes of a sandbox whose operation was cut off by the end of the service: pauses and resumes are completed,
-#: everything else that was under way is ended.
+#: What becomes of a sandbox whose operation was cut off by the end of the service, if it is alive: pauses and resumes
+#: are completed, a kill too; one that was being created runs, for its client may have been told of it.
 RECOVERED: dict[SandboxState, SandboxState] = {
+    SandboxState.CREATING: SandboxState.RUNNING,
     SandboxState.RUNNING: SandboxState.RUNNING,
     SandboxState.RESUMING: SandboxState.RUNNING,
     SandboxState.PAUSING: SandboxState.PAUSED,

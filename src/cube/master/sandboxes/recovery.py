@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 async def recover(context: Context) -> None:
     """Take over what still runs; record the rest as ended. Deadlines that have passed act at once.
 
-    A sandbox whose creation was cut off is ended: no client has heard of it. A pause or resume is completed.
+    A sandbox whose creation was cut off runs if it got so far as to answer. A pause or resume is completed.
     """
     for sandbox_id, ended_at in await context.store.ended(REMEMBERED):
         context.registry.end(sandbox_id, ended_at)

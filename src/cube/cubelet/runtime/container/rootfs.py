@@ -102,8 +102,6 @@ class Place:
     id_base: int
     hostname: str
     address: str
-    gateway: str
-    machine_id: str
     #: The ``cube-init`` program, shown as /usr/bin/sudo; ``None`` where the template has no users for it.
     sudo: Path | None
 
@@ -111,6 +109,7 @@ class Place:
 def file_system(place: Place) -> Iterator[Step]:
     """The root, with what :func:`ahead` has made moved into it, up to and including the change of root."""
     image, root = str(place.stage / "image"), str(place.stage / "root")
+    yield from _identity(place)
     yield steps.Staging(root)
     yield steps.AttachHost(place.image, image)
     # volatile: never waits for the disk; what a crash of the machine loses belongs to sandboxes that it ended anyway.
@@ -118,10 +117,18 @@ def file_system(place: Place) -> Iterator[Step]:
     yield steps.Overlay((image,), str(place.layer.upper), str(place.layer.work), "volatile,xino=off,redirect_dir=on")
     for name in _READY_MADE:
         yield steps.MoveIn(str(place.stage / "ahead" / name), f"/{name}")
-    yield steps.Hostname(place.hostname)
     if place.sudo is not None:
         yield steps.Bind(str(place.sudo), "/usr/bin/sudo", MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV)
     yield steps.Pivot()
+
+
+def _identity(place: Place) -> Iterator[Step]:
+    """What /etc says of the sandbox, beside what :func:`write_place` has put into its layer."""
+    yield steps.Hostname(place.hostname)
+    yield steps.Staging(str(place.layer.upper))
+    hosts = f"127.0.0.1 localhost\n{place.address} {place.hostname}\n"
+    yield steps.File("/etc/hosts", 0o644, place.id_base, place.id_base, hosts.encode())
+    yield steps.File("/etc/hostname", 0o644, place.id_base, place.id_base, f"{place.hostname}\n".encode())
 
 
 def _devices(base: int) -> Iterator[Step]:
@@ -144,26 +151,23 @@ def _tmpfs(base: int, mode: str, *more: str) -> tuple[tuple[str, str], ...]:
     return tuple(options)
 
 
-def write_identity(place: Place) -> None:
-    """Who the sandbox is, put into its layer before that is mounted: there it costs a quarter of what replacing files
-    through the overlay does, and whatever an image has at these names is covered, not followed. Blocks."""
-    hosts = f"127.0.0.1 localhost\n{place.address} {place.hostname}\n"
-    files = {
-        "hosts": hosts,
-        "hostname": f"{place.hostname}\n",
-        "resolv.conf": f"nameserver {place.gateway}\n",
-        "machine-id": f"{place.machine_id}\n",
-    }
-    etc = place.layer.upper / "etc"
+def write_place(upper: Path, id_base: int, gateway: str) -> None:
+    """What /etc says of the seat, put into a layer before it is mounted: there it costs a quarter of what replacing
+    files through the overlay does, and whatever an image has at these names is covered, not followed. Blocks."""
+    etc = upper / "etc"
     etc.mkdir(mode=0o755)
-    os.chown(etc, place.id_base, place.id_base)
-    for name, content in files.items():
-        file = os.open(etc / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(file, content.encode())
-            os.fchown(file, place.id_base, place.id_base)
-        finally:
-            os.close(file)
+    os.chown(etc, id_base, id_base)
+    _write(etc / "resolv.conf", f"nameserver {gateway}\n", id_base)
+    _write(etc / "machine-id", f"{os.urandom(16).hex()}\n", id_base)
+
+
+def _write(path: Path, content: str, owner: int) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(file, content.encode())
+        os.fchown(file, owner, owner)
+    finally:
+        os.close(file)
 
 
 # Process 1 keeps the ordinary out-of-memory score: lowering it would let every process of the sandbox lower its own,

@@ -22,13 +22,13 @@ from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.host_limits import raise_limits
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.record import Record, Records, start_time
-from cube.cubelet.runtime.container.seats import Seat, SeatPool
+from cube.cubelet.runtime.container.seats import Seat, SeatPool, layer_name
 from cube.cubelet.runtime.container.steps import Plan
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError, HostError, SandboxNotFound, Unsupported
-from cube.model.resources import ResourceUsage
+from cube.model.resources import Resources, ResourceUsage
 from cube.model.sandbox import SandboxSpec
 from cube.netagent.firewall import Firewall
 from cube.netagent.links import LinkPool
@@ -75,7 +75,7 @@ class ContainerRuntime:
         self._links = LinkPool(settings)
         self._cgroups = CgroupManager(settings, detect())
         self._launcher = Launcher()
-        self._seats = SeatPool(settings, self._links, self._cgroups, self._launcher)
+        self._seats = SeatPool(settings, self._links, self._cgroups, self._volume, self._launcher)
         self._records = Records(settings.run_dir / "sandboxes")
         self._instances: dict[str, ContainerInstance] = {}
         self._sudo_users: dict[str, tuple[int, ...]] = {}
@@ -117,6 +117,8 @@ class ContainerRuntime:
         for sandbox_id in await self.leftovers():
             await self.destroy(sandbox_id)
         await self._seats.close()
+        for name in self._volume.names():
+            await asyncio.to_thread(self._volume.remove, name)
         await self._cgroups.close(remove=True)
         await self._links.close(remove=True)
         await self._launcher.close()
@@ -130,6 +132,8 @@ class ContainerRuntime:
         for name in self._cgroups.names():
             if not name.isdecimal() or int(name) not in remembered:
                 await self._cgroups.destroy(name)
+        for name in self._volume.names() - {layer_name(seat) for seat in remembered}:
+            await asyncio.to_thread(self._volume.remove, name)
         for index in await self._links.leftovers() - remembered:
             await self._links.discard(index)
 
@@ -140,7 +144,7 @@ class ContainerRuntime:
         seat = await self._seats.acquire()
         try:
             with ExitStack() as borrowed:
-                plan = await asyncio.to_thread(self._plan, spec, seat, borrowed)
+                plan = self._plan(spec, seat, borrowed)
                 launched = await self._launcher.resume(_taken(seat), plan)
             instance = await self._settle(spec, seat, launched)
         except BaseException:
@@ -192,19 +196,19 @@ class ContainerRuntime:
             return
         await instance.seat.cgroup.kill()
         await instance.guest.close()
-        await asyncio.to_thread(self._erase, sandbox_id)
+        self._records.forget(sandbox_id)
         self._seats.leave(instance.seat)
 
     async def stats(self, instance: Instance) -> ResourceUsage:
         """What it uses now, as the kernel counts."""
         own = self._own(instance)
         used = own.seat.cgroup.usage()
-        disk = await asyncio.to_thread(self._volume.usage, own.sandbox_id)
+        disk = await asyncio.to_thread(self._volume.usage, own.seat.layer_name)
         return ResourceUsage(used.cpu_seconds, used.memory_bytes, used.memory_cache_bytes, disk, used.pids)
 
     async def leftovers(self) -> set[str]:
-        """Ids of sandboxes of which a record or a layer exists."""
-        return self._records.names() | await asyncio.to_thread(self._volume.names)
+        """Ids of sandboxes that are written down; what has no record is cleared by :meth:`start`."""
+        return self._records.names()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -214,25 +218,27 @@ class ContainerRuntime:
         return instance
 
     def _plan(self, spec: SandboxSpec, seat: Seat, borrowed: ExitStack) -> Plan:
-        """Everything that is done on the host before the launch; blocks. Descriptors live as long as ``borrowed``."""
+        """Everything that is done on the host before the launch. Descriptors live as long as ``borrowed``.
+
+        Half a millisecond of system calls that do not wait for a disk, so it stays on the loop: a thread took twice as
+        long. The first sandbox of a template also mounts the image.
+        """
         seat.cgroup.limit(spec.resources)
         listener = borrowed.enter_context(self._records.listen(spec.sandbox_id))
         image = self._images.mount(spec.template)
-        layer = self._volume.layer(spec.sandbox_id, owner=seat.id_base, disk_mb=spec.resources.disk_mb)
+        if spec.resources.disk_mb != Resources().disk_mb:
+            self._volume.limit(seat.layer_name, spec.resources.disk_mb)
         namespace = _user_namespace(seat)
         sudo_uids = self._sudo_uids(spec, image)
         place = rootfs.Place(
             stage=self._run_dir / "stage",
             image=borrowed.enter_context(_shown(image, namespace)),
-            layer=layer,
+            layer=self._volume.existing(seat.layer_name),
             id_base=seat.id_base,
             hostname=spec.sandbox_id,
             address=str(seat.link.address),
-            gateway=str(seat.link.gateway),
-            machine_id=os.urandom(16).hex(),
             sudo=self._program if sudo_uids else None,
         )
-        rootfs.write_identity(place)
         plan = Plan(listener.fileno(), sudo_uids)
         plan.add(*rootfs.file_system(place), *rootfs.rights(namespace, spec.resources))
         return plan
@@ -259,22 +265,19 @@ class ContainerRuntime:
         """Remove what a failed or cancelled create has made; what cannot be removed now is a leftover for later."""
         try:
             await seat.cgroup.kill()
-            await asyncio.to_thread(self._erase, sandbox_id)
         except CubeError as error:
             log.warning("sandbox.undo_failed", sandbox=sandbox_id, reason=error.message)
         finally:
+            self._records.forget(sandbox_id)
             self._seats.leave(seat)
-
-    def _erase(self, sandbox_id: str) -> None:
-        self._volume.remove(sandbox_id)
-        self._records.forget(sandbox_id)
 
     async def _destroy_forgotten(self, sandbox_id: str) -> None:
         record = self._records.read(sandbox_id)
         if record is not None and record.alive:
             await self._cgroups.destroy(str(record.seat))
             await self._links.discard(record.seat)
-        await asyncio.to_thread(self._erase, sandbox_id)
+            await asyncio.to_thread(self._volume.remove, layer_name(record.seat))
+        self._records.forget(sandbox_id)
 
 
 def _instance(spec: SandboxSpec, seat: Seat, control: socket.socket) -> ContainerInstance:

@@ -1,9 +1,9 @@
 """Seats: what a sandbox needs that does not depend on its template, made ahead.
 
-A seat is a link, a cgroup, a user namespace with an id range of its own, and a parked first process: one that is in
-its namespaces and its cgroup already, has /proc, /sys and /dev put together, and waits to be told its root. Making one
-takes a few milliseconds and its slowest parts wait for grace periods of the kernel, so it is kept off the path of a
-create; a used seat is taken apart in the background after its sandbox has ended.
+A seat is a link, a cgroup, an empty writable layer, a user namespace with an id range of its own, and a parked first
+process: one that is in its namespaces and its cgroup already, has /proc, /sys and /dev put together, and waits to be
+told its root. Making one takes a few milliseconds and its slowest parts wait for grace periods of the kernel, so it is
+kept off the path of a create; a used seat is taken apart in the background after its sandbox has ended.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cube.cubelet.runtime.container.steps import (
     NewCgroupNamespace,
     Step,
 )
+from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError
 from cube.model.resources import Resources
 from cube.netagent.links import Link, LinkPool
@@ -63,20 +64,33 @@ class Seat:
         return self.link.index
 
     @property
+    def layer_name(self) -> str:
+        """Name of its layer in the volume."""
+        return layer_name(self.index)
+
+    @property
     def usable(self) -> bool:
         """Whether its parked process still waits; it ends with the launcher."""
         return self.parked is not None and not select.select([self.parked.pidfd], [], [], 0)[0]
 
 
+def layer_name(index: int) -> str:
+    """Name of the layer of a seat."""
+    return f"seat{index}"
+
+
 class SeatPool:
     """Seats of one instance, ``settings.seat_pool`` of them ready. Use from one event loop."""
 
-    def __init__(self, settings: Settings, links: LinkPool, cgroups: CgroupManager, launcher: Launcher) -> None:
+    def __init__(
+        self, settings: Settings, links: LinkPool, cgroups: CgroupManager, volume: Volume, launcher: Launcher
+    ) -> None:
         self._id_base = settings.id_base
         self._stage = settings.run_dir / "stage"
         self._target = settings.seat_pool
         self._links = links
         self._cgroups = cgroups
+        self._volume = volume
         self._launcher = launcher
         self._ready: deque[Seat] = deque()
         #: The manager of cgroups is used by one thread at a time.
@@ -153,15 +167,28 @@ class SeatPool:
 
     async def _furnish(self, link: Link, cgroup: Cgroup) -> Seat:
         base = self._base(link.index)
-        user_namespace = await self._launcher.userns(base, ID_RANGE)
+        seat = Seat(link, cgroup, await self._launcher.userns(base, ID_RANGE), base, None)
         try:
+            await asyncio.to_thread(self._make_layer, seat)
             with ExitStack() as borrowed:
                 places = [*_into_cgroup(cgroup, borrowed), EnterNet(link.namespace), NewCgroupNamespace()]
-                parked = await self._launcher.park([*places, *rootfs.ahead(self._stage, base)])
+                seat.parked = await self._launcher.park([*places, *rootfs.ahead(self._stage, base)])
         except BaseException:
-            os.close(user_namespace)
+            await asyncio.shield(self._strip(seat))
             raise
-        return Seat(link, cgroup, user_namespace, base, parked)
+        return seat
+
+    def _make_layer(self, seat: Seat) -> None:
+        layer = self._volume.layer(seat.layer_name, owner=seat.id_base, disk_mb=Resources().disk_mb)
+        rootfs.write_place(layer.upper, seat.id_base, str(seat.link.gateway))
+
+    async def _strip(self, seat: Seat) -> None:
+        """Let go of what a seat has besides its link and its cgroup; succeeds where there is nothing."""
+        await asyncio.to_thread(self._volume.remove, seat.layer_name)
+        if seat.user_namespace is not None:
+            os.close(seat.user_namespace)
+        if seat.parked is not None:
+            await discard(seat.parked)
 
     async def _make_cgroup(self, name: str) -> Cgroup:
         async with self._one_at_a_time:
@@ -183,10 +210,7 @@ class SeatPool:
         else:
             self._links.release(seat.link)
         finally:
-            if seat.user_namespace is not None:
-                os.close(seat.user_namespace)
-            if seat.parked is not None:
-                await discard(seat.parked)
+            await self._strip(seat)
 
     def _base(self, index: int) -> int:
         return self._id_base + index * ID_RANGE
