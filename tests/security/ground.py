@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,6 @@ from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize
 from cube.model.ids import new_sandbox_id
 from cube.model.resources import Resources
 from cube.model.sandbox import SandboxSpec
-from cube.model.template import Template
 from cube.settings import Settings
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Ground:
         """A sandbox that is ended at the end of the block."""
         spec = SandboxSpec(new_sandbox_id(), self.images.get(template), resources)
         try:
-            yield Box(self, self.call(self.runtime.create(spec)), spec.template)
+            yield Box(self, self.call(self.runtime.create(spec)), spec)
         finally:
             self.call(self.runtime.destroy(spec.sandbox_id))
 
@@ -94,10 +94,10 @@ class Ground:
 class Box:
     """One sandbox."""
 
-    def __init__(self, ground: Ground, instance: ContainerInstance, template: Template) -> None:
+    def __init__(self, ground: Ground, instance: ContainerInstance, spec: SandboxSpec) -> None:
         self.ground = ground
         self.instance = instance
-        self.template = template
+        self.resources = spec.resources
         self._armed = False
 
     @property
@@ -173,17 +173,15 @@ class Box:
             return file.read(1 << 20)
 
     @contextmanager
-    def background(self, script: str, user: str = "root") -> Iterator[GuestProcess]:
-        """Python that runs inside during the block; it says that it is ready with ``tell``."""
+    def background(self, script: str, user: str = "root") -> Iterator[Running]:
+        """Python that runs inside during the block, which begins when it tells something."""
         self.arm()
         argv = ("/usr/bin/python3", "-SE", "-u", "-c", _PREAMBLE + script)
         process = self.call(self.guest.spawn(SpawnRequest(argv, user, cwd="/", stdin=True)))
         try:
-            assert process.stdout is not None
-            assert os.read(process.stdout, 4096), read_to_end(process.stderr)
-            yield process
+            yield Running(process)
         finally:
-            self.run("kill", "-9", str(process.pid))
+            self.call(process.signal(signal.SIGKILL))
             self.call(process.wait())
             release(process)
 
@@ -195,8 +193,33 @@ class Box:
         try:
             yield process
         finally:
-            self.run("kill", "-9", str(process.pid))
+            self.call(process.signal(signal.SIGKILL))
+            self.call(process.wait())
             release(process)
+
+
+class Running:
+    """A script of :meth:`Box.background`. ``said`` is what it told first."""
+
+    def __init__(self, process: GuestProcess) -> None:
+        self.pid = process.pid
+        self._process = process
+        self.said = self._line()
+
+    def ask(self) -> Any:
+        """Let it go on after ``sys.stdin.readline()``; returns what it tells then."""
+        assert self._process.stdin is not None
+        os.write(self._process.stdin, b"\n")
+        return json.loads(self._line())
+
+    def _line(self) -> bytes:
+        assert self._process.stdout is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            chunk = os.read(self._process.stdout, 4096)
+            assert chunk, read_to_end(self._process.stderr)
+            line += chunk
+        return line
 
 
 def release(process: GuestProcess) -> None:

@@ -95,7 +95,7 @@ def test_the_owner_of_a_namespace_is_not_handed_out(sandbox: Box) -> None:
 import fcntl
 def ask(name, request):
     fcntl.ioctl(os.open(f'/proc/self/ns/{name}', os.O_RDONLY), request)
-tell([outcome(ask, 'net', 0xb701), outcome(ask, 'mnt', 0xb701), outcome(ask, 'user', 0xb702), outcome(ask, 'pid', 0xb702)])
+tell([outcome(ask, *question) for question in (('net', 0xb701), ('mnt', 0xb701), ('user', 0xb702), ('pid', 0xb702))])
 """) == ["EPERM"] * 4  # fmt: skip
 
 

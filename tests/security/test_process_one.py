@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 
 import pytest
 
@@ -35,7 +34,7 @@ tell([outcome(look), outcome(os.open, path + '/0', os.O_RDONLY), outcome(os.open
 def test_process_1_cannot_be_written_to(sandbox: Box, user: str) -> None:
     """Its memory, its OOM score (to make it the victim or immune) and its ids."""
     outcomes = sandbox.probe("""
-paths = ['mem', 'oom_score_adj', 'clear_refs', 'coredump_filter', 'timerslack_ns', 'attr/current', 'uid_map', 'setgroups']
+paths = ['mem', 'oom_score_adj', 'clear_refs', 'coredump_filter', 'timerslack_ns', 'attr/current', 'uid_map']
 def write(path):
     with open(path, 'w') as file: file.write('0')
 tell([outcome(write, '/proc/1/' + path) for path in paths])
@@ -45,8 +44,8 @@ tell([outcome(write, '/proc/1/' + path) for path in paths])
 
 @BOTH
 def test_the_limits_of_process_1_cannot_be_changed(own_sandbox: Box, user: str) -> None:
-    """prlimit asks for equal ids only, dumpable or not: root could take process 1 all of its descriptors, and the sandbox
-    would be there without answering."""
+    """prlimit asks for equal ids only, dumpable or not: root could take process 1 all of its descriptors, and the
+    sandbox would be there without answering."""
     assert own_sandbox.probe("tell(attempt('prlimit64', 1, 7, struct.pack('<QQ', 1, 1), 0))", user) == "EPERM"
     own_sandbox.call(own_sandbox.guest.ping())
 
@@ -196,7 +195,4 @@ tell(caught)
         for _ in range(150):
             own_sandbox.call(own_sandbox.guest.list_dir("/tmp/many", "root", 1))
             own_sandbox.call(own_sandbox.guest.stat("/etc/passwd", "user"))
-        assert hunter.stdin is not None
-        assert hunter.stdout is not None
-        os.write(hunter.stdin, b"\n")
-        assert os.read(hunter.stdout, 4096) == b"[]\n"
+        assert hunter.ask() == []
