@@ -65,7 +65,7 @@ async def test_kill_9_loses_nothing_and_leaks_nothing(tmp_path: Path, seed: int)
 @pytest.mark.parametrize(
     ("state", "paused", "afterwards"),
     [
-        (SandboxState.CREATING, False, None),
+        (SandboxState.CREATING, False, SandboxState.RUNNING),
         (SandboxState.RUNNING, False, SandboxState.RUNNING),
         (SandboxState.PAUSING, False, SandboxState.PAUSED),
         (SandboxState.PAUSING, True, SandboxState.PAUSED),
