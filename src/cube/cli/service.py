@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -47,6 +48,8 @@ async def serve(settings: Settings) -> bool:
     """Run the service until SIGTERM or SIGINT; True for SIGINT, which asks to end the sandboxes too."""
     logs.configure(settings.log_level)
     _allow_many_descriptors()
+    # Requests are served by one thread; what others do in the background must not make it wait for 5 ms, the default.
+    sys.setswitchinterval(0.0005)
     ended = _stop_signal()
     async with running(settings):
         _spare_the_collector()
