@@ -83,4 +83,5 @@ def envoy() -> Check:
     done = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=False, timeout=20)
     if done.returncode != 0:
         return missing(done.stderr.strip()[:200], "The installed Envoy does not run on this machine.")
-    return ok(done.stdout.strip().rpartition("version: ")[2])
+    version = done.stdout.strip().rpartition("version: ")[2].split("/")
+    return ok(f"version {version[1] if len(version) > 1 else version[0]}")
