@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 #: A passwd file of more than this is not one.
 _MAX_BYTES = 1 << 20
+#: Users that the launch plan can name.
+_MAX_USERS = 256
+#: Digits of ASCII only, and few enough for a number of the kernel.
+_ID = re.compile(r"[0-9]{1,9}")
 
 
 def user_ids(image: Path, names: Iterable[str]) -> tuple[int, ...]:
@@ -15,12 +21,12 @@ def user_ids(image: Path, names: Iterable[str]) -> tuple[int, ...]:
     wanted = set(names)
     if not wanted:
         return ()
-    found = []
+    found = set()
     for line in _passwd(image).splitlines():
         fields = line.split(":")
-        if len(fields) >= 4 and fields[0] in wanted and fields[2].isdecimal():
-            found.append(int(fields[2]))
-    return tuple(found)
+        if len(fields) >= 4 and fields[0] in wanted and _ID.fullmatch(fields[2]):
+            found.add(int(fields[2]))
+    return tuple(sorted(found))[:_MAX_USERS]
 
 
 def _passwd(image: Path) -> str:
@@ -35,5 +41,9 @@ def _passwd(image: Path) -> str:
         return ""
     finally:
         os.close(directory)
-    with os.fdopen(file, "rb") as content:
-        return content.read(_MAX_BYTES).decode(errors="replace")
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return ""
+        return os.pread(file, _MAX_BYTES, 0).decode(errors="replace")
+    finally:
+        os.close(file)
