@@ -14,7 +14,7 @@ from pathlib import Path
 from cube.cubelet.runtime.container import steps
 from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
-from cube.cubelet.runtime.container.steps import Plan
+from cube.cubelet.runtime.container.plan import Plan
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize
 from support.launch_ground import ID_BASE, Ground, end, ground

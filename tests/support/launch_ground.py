@@ -18,7 +18,8 @@ from pathlib import Path
 
 from cube.cubelet.runtime.container import steps, syscalls, wire
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
-from cube.cubelet.runtime.container.steps import Plan, Step
+from cube.cubelet.runtime.container.plan import Plan
+from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.runtime.container.wire import Kind, Message, Reader, Writer
 

@@ -24,7 +24,8 @@ from typing import Any
 import structlog
 
 from cube.cubelet.runtime.container import wire
-from cube.cubelet.runtime.container.steps import PARKED_CONTROL, Park, Plan, Step, describe, encode_steps
+from cube.cubelet.runtime.container.plan import PARKED_CONTROL, Plan, describe, encode_steps
+from cube.cubelet.runtime.container.steps import Park, Step
 from cube.cubelet.runtime.container.wire import Failure, Kind, Message, Reader, WireError, Writer
 from cube.model.errors import HostError
 

@@ -21,9 +21,9 @@ from cube.cubelet.runtime.container.binary import find_cube_init
 from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.host_limits import raise_limits
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
+from cube.cubelet.runtime.container.plan import Plan
 from cube.cubelet.runtime.container.record import Record, Records, start_time
 from cube.cubelet.runtime.container.seats import Seat, SeatPool, layer_name
-from cube.cubelet.runtime.container.steps import Plan
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume

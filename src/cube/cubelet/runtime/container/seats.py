@@ -22,13 +22,7 @@ from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.launcher import Launched, Launcher, discard
-from cube.cubelet.runtime.container.steps import (
-    CloneIntoCgroup,
-    EnterNet,
-    JoinCgroup,
-    NewCgroupNamespace,
-    Step,
-)
+from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, JoinCgroup, NewCgroupNamespace, Step
 from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError
 from cube.model.resources import Resources

@@ -11,7 +11,7 @@ User and group ids are those of the host: the first id of the sandbox's range is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -468,53 +468,3 @@ class Park(Step):
 
     def __str__(self) -> str:
         return "waiting for the rest of the plan"
-
-
-#: In the place of a descriptor: the control socket that a parked process holds.
-PARKED_CONTROL = -1
-
-
-def encode_steps(steps: Sequence[Step]) -> tuple[bytes, list[int]]:
-    """Body and descriptors of a ``LAUNCH`` message."""
-    indexes: dict[int, int] = {PARKED_CONTROL: 0xFFFF_FFFF}
-    fds: list[int] = []
-
-    def index(fd: int) -> int:
-        if fd not in indexes:
-            indexes[fd] = len(fds)
-            fds.append(fd)
-        return indexes[fd]
-
-    body = Writer().u32(len(steps))
-    for step in steps:
-        step.encode(body.u16(step.op), index)
-    return body.finish(), fds
-
-
-def describe(steps: Sequence[Step], stage: int) -> str:
-    """What was being done at this stage of a failure, as the beginning of a sentence."""
-    doing = str(steps[stage]) if stage < len(steps) else "making its first process"
-    return f"starting the sandbox: {doing}"
-
-
-@dataclass(slots=True)
-class Plan:
-    """The steps of one start, without the last. The descriptors in them are borrowed until the start is over."""
-
-    #: Listening control socket, for connections after a restart of the service.
-    listening: int
-    #: Users, by their ids in the sandbox, that may become root through ``sudo``.
-    sudo_uids: tuple[int, ...] = ()
-    steps: list[Step] = field(default_factory=list)
-
-    def add(self, *steps: Step) -> None:
-        """Append steps."""
-        self.steps += steps
-
-    def complete(self, control: int) -> list[Step]:
-        """All steps; process 1 serves on ``control`` first."""
-        return [*self.steps, Serve(control, self.listening, self.sudo_uids)]
-
-    def encode(self, control: int) -> tuple[bytes, list[int]]:
-        """Body and descriptors of the ``LAUNCH`` message."""
-        return encode_steps(self.complete(control))

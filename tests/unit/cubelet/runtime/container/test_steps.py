@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.runtime.container import steps
-from cube.cubelet.runtime.container.steps import Plan, Step, describe
+from cube.cubelet.runtime.container.plan import Plan, describe
+from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.runtime.container.wire import Reader, Writer
 
