@@ -11,6 +11,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from cube.cubelet.runtime.container.runtime import ContainerInstance, ContainerR
 from cube.cubelet.runtime.container.seccomp.numbers import ARCHITECTURES
 from cube.cubelet.storage.images import ImageStore
 from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize
+from cube.model.errors import CubeError
 from cube.model.ids import new_sandbox_id
 from cube.model.resources import Resources
 from cube.model.sandbox import SandboxSpec
@@ -122,6 +124,15 @@ class Box:
     def call(self, work: Coroutine[Any, Any, T], seconds: float = 60) -> T:
         """A request to the guest, waited for."""
         return self.ground.call(work, seconds)
+
+    def answer(self, work: Coroutine[Any, Any, object], seconds: float = 5) -> object:
+        """What a request gives: a result, or the error that its client is told. Raises those that are our own fault."""
+        try:
+            return self.call(work, seconds)
+        except CubeError as error:
+            if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            return error
 
     def run(self, *command: str, user: str = "root", cwd: str = "/", seconds: float = 30, **more: Any) -> Result:
         """Run a program to its end; one word alone is a script for bash."""

@@ -261,7 +261,9 @@ sys.stdin.read()
 def test_a_program_that_ignores_every_signal_ends(victim: Box) -> None:
     """And one that is stopped, and one under a tracer: the cgroup's kill ends them all (checked by the fixture)."""
     victim.probe(f"""{QUIETLY}
-ignore = 'import signal, time; [signal.signal(n, 1) for n in signal.valid_signals() - {{9, 19, 32, 33}}]; time.sleep(600)'
+ignore = '''import signal, time
+for number in signal.valid_signals() - {{9, 19, 32, 33}}: signal.signal(number, signal.SIG_IGN)
+time.sleep(600)'''
 start(sys.executable, '-SE', '-c', ignore)
 os.kill(start('sleep', '600'), signal.SIGSTOP)
 call('ptrace', 16, start('sleep', '600'), 0, 0)

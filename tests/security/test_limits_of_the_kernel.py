@@ -78,7 +78,7 @@ tell(len([call('inotify_add_watch', watch, f'/proc/{{number}}'.encode(), 2) for 
 
 
 def test_terminals(own_sandbox: Box, neighbour: Box) -> None:
-    """kernel.pty.max is for the machine: without a limit of its own one sandbox could take all but the host's reserve."""
+    """kernel.pty.max is for the machine: without its own limit one sandbox could take all but the host's part."""
     with exhausted(own_sandbox, "return pty.openpty()") as count:
         assert 64 <= count <= 256
         assert neighbour.probe("import pty; tell(len([pty.openpty() for _ in range(16)]))") == 16

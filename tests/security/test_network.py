@@ -102,13 +102,12 @@ tell([outcome(tcp.accept), outcome(udp.recv, 64)])
         outcomes = sandbox.probe(f"""{CONNECT}
 def ping(address):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as client:
-        client.settimeout(1)
+        client.settimeout(0.5)
         client.connect((address, 0))
         client.send(struct.pack('>BBHHH', 8, 0, 0, 0, 1) + b'x')
         client.recv(64)
-other = {other.address!r}
-neighbours = [other, {other.gateway!r}]
-tell([[outcome(connect, address, 8000), outcome(send, address, 8000), outcome(ping, address)] for address in neighbours])
+ways = [(connect, 8000), (send, 8000), (ping,)]
+tell([[outcome(way, address, *port) for way, *port in ways] for address in ({other.address!r}, {other.gateway!r})])
 """)  # fmt: skip
         for tcp_outcome, _, ping in outcomes:
             assert tcp_outcome in CLOSED, outcomes

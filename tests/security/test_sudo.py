@@ -14,7 +14,8 @@ CLIENT = """
 def text(value): return struct.pack('<I', len(value)) + value
 def message(user=b'root', argv=(b'id', b'-u'), kind=1):
     who = text(bytes(60)) + text(user) + text(b'') + text(b'/') + text(argv[0])
-    return struct.pack('<5I', kind, 0, 0, 80, 24) + who + struct.pack('<I', len(argv)) + b''.join(map(text, argv)) + struct.pack('<I', 0)
+    what = struct.pack('<I', len(argv)) + b''.join(map(text, argv)) + struct.pack('<I', 0)
+    return struct.pack('<5I', kind, 0, 0, 80, 24) + who + what
 def connect():
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     client.settimeout(10)

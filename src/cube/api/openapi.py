@@ -51,6 +51,7 @@ def _describe(app: FastAPI, max_timeout: int) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(name, None)
     _bound_timeouts(schema, max_timeout)
+    _close_patterns(schema)
     _add_security(schema)
     return schema
 
@@ -62,6 +63,18 @@ def _bound_timeouts(schema: dict[str, Any], max_timeout: int) -> None:
         for variant in [timeout, *timeout.get("anyOf", [])]:
             if "maximum" in variant:
                 variant["maximum"] = max_timeout
+
+
+def _close_patterns(node: Any) -> None:
+    """Keys that match no pattern are refused: JSON Schema allows them unless told otherwise."""
+    if isinstance(node, dict):
+        if "patternProperties" in node:
+            node["additionalProperties"] = False
+        for value in node.values():
+            _close_patterns(value)
+    elif isinstance(node, list):
+        for value in node:
+            _close_patterns(value)
 
 
 def _add_security(schema: dict[str, Any]) -> None:
