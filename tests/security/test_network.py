@@ -9,6 +9,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -146,10 +147,11 @@ def test_multicast_and_broadcast_reach_nobody(ground: Ground, sandbox: Box) -> N
     with listeners() as (tcp, udp), ground.sandbox() as other:
         port = udp.getsockname()[1]
         groups = ("224.0.0.1", "224.0.0.251", "239.255.255.250")
+        network = IPv4Network(ground.settings.network_cidr)
         for group in groups:
             member = socket.inet_aton(group) + socket.inet_aton(sandbox.gateway)
             udp.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        targets = (*groups, "255.255.255.255", "10.244.15.255", other.address)
+        targets = (*groups, "255.255.255.255", str(network.broadcast_address), other.address)
         sandbox.probe(f"{CONNECT}\nfor target in {targets!r}: outcome(send, target, {port})\ntell(0)")
         assert nothing_came(tcp, udp)
 
@@ -272,7 +274,7 @@ def test_the_neighbour_table_of_the_machine_is_not_filled(sandbox: Box) -> None:
 
 def test_the_host_interface_belongs_to_the_seat(sandbox: Box) -> None:
     """For the rows above to be about the right link: its name begins with the instance's, as the rules ask for."""
-    names = {name for _, name in socket.if_nameindex() if name.startswith("attack-")}
+    names = {name for _, name in socket.if_nameindex() if name.startswith(f"{sandbox.ground.settings.instance}-")}
     assert names
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         addresses = set()

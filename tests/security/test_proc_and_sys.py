@@ -164,3 +164,29 @@ tell(outcome(os.read, watch, 4096))
 def test_disks_of_other_sandboxes_are_not_counted_here(sandbox: Box) -> None:
     """/sys/fs/btrfs lists the writable layer of every sandbox with what it occupies."""
     assert sandbox.shell("find /sys/fs -path '*qgroups*' | head") == ""
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "path", ["/proc/1/environ", "/proc/kallsyms", "/sys/kernel/notes", "/proc/self/fd/0", "/dev/null"]
+)
+def test_no_hard_link_leads_out_of_a_mount(sandbox: Box, path: str, user: str) -> None:
+    """A second name in the writable layer would outlive the mask above the first."""
+    outcomes = sandbox.probe(f"""
+fd = os.open({path!r}, os.O_PATH)
+tell([outcome(os.link, {path!r}, '/tmp/second'), attempt('linkat', fd, b'', -100, b'/tmp/second', 0x1000),
+      attempt('linkat', -100, f'/proc/self/fd/{{fd}}'.encode(), -100, b'/tmp/second', 0x400)])
+""", user)  # fmt: skip
+    assert "ok" not in outcomes, outcomes
+
+
+def test_the_overlay_takes_no_orders_from_inside(sandbox: Box) -> None:
+    """Attributes with which overlayfs redirects and hides directories; whoever sets them names paths of the layers
+    below (CVE-2021-3493, CVE-2023-0386 by way of them)."""
+    names = ("trusted.overlay.redirect", "trusted.overlay.opaque", "trusted.overlay.metacopy", "trusted.x")
+    assert sandbox.probe(f"""
+os.makedirs('/opt/order', exist_ok=True)
+tell([outcome(os.setxattr, '/opt/order', name, b'/') for name in {names!r}])
+""") == ["EPERM"] * 4  # fmt: skip
+    sandbox.probe("outcome(os.setxattr, '/opt/order', 'user.overlay.redirect', b'/etc'); tell(0)")
+    assert sandbox.shell("ls /opt/order") == ""

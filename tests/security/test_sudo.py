@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from security.ground import Box
@@ -225,3 +227,26 @@ sys.stdin.read()
 """, "user"):  # fmt: skip
         assert sandbox.shell("sudo id -u", "user") == "0"
     sandbox.call(sandbox.guest.ping())
+
+
+@pytest.mark.parametrize("user", ["root", "user"])
+def test_the_monitor_of_a_command_cannot_be_taken_over(sandbox: Box, user: str) -> None:
+    """Beside each command under sudo stands a process of root that is a copy of process 1: as closed as that one."""
+    with sandbox.background("""
+import subprocess
+subprocess.Popen(['sudo', 'sleep', '60'])
+monitors = []
+while not monitors:
+    for pid in os.listdir('/proc'):
+        if not pid.isdecimal() or pid == '1': continue
+        try:
+            if Path(f'/proc/{pid}/comm').read_text() == 'cube-init\\n': monitors.append(int(pid))
+        except OSError: pass
+tell(monitors)
+sys.stdin.read()
+""", "user") as running:  # fmt: skip
+        for pid in json.loads(running.said):
+            assert sandbox.probe(f"""
+tell([attempt('ptrace', 16, {pid}, 0, 0), outcome(os.listdir, '/proc/{pid}/fd'), outcome(open, '/proc/{pid}/mem', 'rb'),
+      attempt('pidfd_getfd', os.pidfd_open({pid}), 3, 0)])
+""", user) == ["EPERM", "EACCES", "EACCES", "EPERM"]  # fmt: skip
