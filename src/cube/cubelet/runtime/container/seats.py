@@ -37,6 +37,9 @@ ID_RANGE = 65536
 #: Seconds before the pool tries again after the machine refused a seat.
 _PAUSE_AFTER_FAILURE = 1.0
 
+#: A pause of so many seconds in what is asked for is used to tidy up.
+_QUIET_S = 0.25
+
 
 @dataclass(slots=True)
 class Seat:
@@ -91,7 +94,7 @@ class SeatPool:
         self._one_at_a_time = asyncio.Lock()
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._left: deque[Seat] = deque()
 
     @property
     def ready(self) -> int:
@@ -99,8 +102,8 @@ class SeatPool:
         return len(self._ready)
 
     async def start(self) -> None:
-        """Begin to fill the pool."""
-        self._wake.set()
+        """Fill the pool, and keep it filled."""
+        await self._tidy()
         self._keeper = asyncio.create_task(self._keep(), name="seats")
 
     async def close(self) -> None:
@@ -108,10 +111,9 @@ class SeatPool:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._leaving:
-            await asyncio.gather(*self._leaving, return_exceptions=True)
-        while self._ready:
-            await self._take_apart(self._ready.popleft())
+        self._left.extend(self._ready)
+        self._ready.clear()
+        await self._take_all_apart()
 
     async def acquire(self) -> Seat:
         """A seat that nobody else has; raises ``LimitExceeded`` when the addresses are used up."""
@@ -129,22 +131,43 @@ class SeatPool:
         return Seat(link, self._cgroups.adopt(str(index)), None, self._base(index), None)
 
     def leave(self, seat: Seat) -> None:
-        """Give a seat back; whatever still runs in its cgroup is killed. The rest happens in the background."""
-        task = asyncio.create_task(self._take_apart(seat), name=f"seat {seat.index}")
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        """Give a seat back, whose processes have been killed; it is taken apart in the background."""
+        self._left.append(seat)
+        self._wake.set()
 
     async def _keep(self) -> None:
         while True:
             await self._wake.wait()
+            await self._until_quiet()
             self._wake.clear()
             try:
-                while len(self._ready) < self._target:
-                    self._ready.append(await self._make())
+                await self._tidy()
             except CubeError as error:
                 log.warning("seats.refused", reason=error.message)
                 await asyncio.sleep(_PAUSE_AFTER_FAILURE)
                 self._wake.set()
+
+    async def _until_quiet(self) -> None:
+        """Wait for a pause in what is asked for: requests come first, and this work would compete with theirs for the
+        processors. When seats run out, or used ones pile up, there is no waiting; then the work of many is done at
+        once, so that most requests meet a machine that does nothing else."""
+        while len(self._ready) > self._target // 4 and len(self._left) < 2 * self._target:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(_QUIET_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    async def _tidy(self) -> None:
+        await self._take_all_apart()
+        while len(self._ready) < self._target:
+            self._ready.append(await self._make())
+
+    async def _take_all_apart(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while self._left:
+                group.create_task(self._take_apart(self._left.popleft()))
 
     async def _make(self) -> Seat:
         link = await self._links.acquire()
