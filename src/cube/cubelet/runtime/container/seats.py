@@ -68,7 +68,12 @@ class Seat:
     @property
     def usable(self) -> bool:
         """Whether its parked process still waits; it ends with the launcher."""
-        return self.parked is not None and not select.select([self.parked.pidfd], [], [], 0)[0]
+        if self.parked is None:
+            return False
+        # Not select(), which knows the first 1,024 descriptors alone.
+        ended = select.poll()
+        ended.register(self.parked.pidfd, select.POLLIN)
+        return not ended.poll(0)
 
 
 def layer_name(index: int) -> str:
