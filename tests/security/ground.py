@@ -9,7 +9,7 @@ import platform
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -21,7 +21,7 @@ from cube.cubelet.runtime.container.runtime import ContainerInstance, ContainerR
 from cube.cubelet.runtime.container.seccomp.numbers import ARCHITECTURES
 from cube.cubelet.storage.images import ImageStore
 from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize
-from cube.model.errors import CubeError
+from cube.model.errors import CubeError, NotFound
 from cube.model.ids import new_sandbox_id
 from cube.model.resources import Resources
 from cube.model.sandbox import SandboxSpec
@@ -192,9 +192,13 @@ class Box:
         try:
             yield Running(process)
         finally:
+            self._end(process)
+
+    def _end(self, process: GuestProcess) -> None:
+        with suppress(NotFound):  # it has ended by itself
             self.call(process.signal(signal.SIGKILL))
-            self.call(process.wait())
-            release(process)
+        self.call(process.wait())
+        release(process)
 
     @contextmanager
     def terminal(self, *argv: str, user: str = "user") -> Iterator[GuestProcess]:
@@ -204,9 +208,7 @@ class Box:
         try:
             yield process
         finally:
-            self.call(process.signal(signal.SIGKILL))
-            self.call(process.wait())
-            release(process)
+            self._end(process)
 
 
 class Running:
