@@ -32,9 +32,7 @@ class Master:
     async def start(self) -> None:
         """Start the service."""
         self.store = await Store.open(self.settings.database)
-        self.service = SandboxService(
-            self.node, self.store.sandboxes, self.settings, clock=self.clock, limits=self._limits
-        )
+        self.service = SandboxService(self.node, self.store, self.settings, clock=self.clock, limits=self._limits)
         await self.service.start()
 
     async def stop(self) -> None:

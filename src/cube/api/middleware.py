@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cube.api.credentials import credential
 from cube.api.errors import error_response
 
 log = structlog.get_logger(__name__)
@@ -89,9 +90,7 @@ class Authentication:
         await answer(scope, receive, send)
 
     def _admits(self, headers: Headers) -> bool:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        offered = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(offered.encode("latin-1"), self._key)
+        return hmac.compare_digest(credential(headers).encode("latin-1"), self._key)
 
 
 class BodyLimit:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
 from cube.api.creation import create_request
+from cube.api.credentials import caller
 from cube.api.disconnect import cancelled_when_client_leaves
 from cube.api.filters import metadata_filter, state_filter
 from cube.api.openapi import failures
@@ -16,7 +17,7 @@ from cube.api.schemas.requests import NewSandbox
 from cube.api.schemas.sandboxes import ConnectedSandbox, ListedSandbox, SandboxDetail
 from cube.api.views import Views
 from cube.master.sandboxes.lifecycle import VisibleState
-from cube.master.sandboxes.requests import ListQuery
+from cube.master.sandboxes.requests import IdempotencyKey, ListQuery
 from cube.master.sandboxes.service import SandboxService
 
 #: Seconds that a sandbox lives when a client of the first version names no timeout; the later ones have a setting.
@@ -38,6 +39,17 @@ _StateFilter = Annotated[
     ),
 ]
 
+_IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="The same request with the same key, within 24 hours, gives the same sandbox.",
+    ),
+]
+
 
 class SandboxRoutes:
     """The routes, over a service."""
@@ -54,7 +66,7 @@ class SandboxRoutes:
             "methods": ["POST"],
             "status_code": 201,
             "response_model": ConnectedSandbox,
-            "responses": failures(404, 409, 413, 429, 501, 503, 507),
+            "responses": failures(404, 409, 413, 422, 429, 501, 503, 507),
         }
         router.add_api_route("/v2/sandboxes", self.create, summary="Create a sandbox", **creation)
         router.add_api_route("/sandboxes", self.create_v1, summary="Create a sandbox (short default)", **creation)
@@ -66,13 +78,13 @@ class SandboxRoutes:
         )
         return router
 
-    async def create(self, request: Request, body: NewSandbox) -> Response:
+    async def create(self, request: Request, body: NewSandbox, idempotency_key: _IdempotencyKey = None) -> Response:
         """Start a sandbox from a template. It answers when this returns; it lives for 300 s unless told otherwise."""
-        return await self._create(request, body, self._default_timeout)
+        return await self._create(request, body, self._default_timeout, idempotency_key)
 
-    async def create_v1(self, request: Request, body: NewSandbox) -> Response:
+    async def create_v1(self, request: Request, body: NewSandbox, idempotency_key: _IdempotencyKey = None) -> Response:
         """Start a sandbox from a template. It answers when this returns; it lives for 15 s unless told otherwise."""
-        return await self._create(request, body, V1_TIMEOUT)
+        return await self._create(request, body, V1_TIMEOUT, idempotency_key)
 
     async def page(
         self,
@@ -110,10 +122,11 @@ class SandboxRoutes:
         await self._service.delete(sandbox_id)
         return Response(status_code=204)
 
-    async def _create(self, request: Request, body: NewSandbox, default_timeout: int) -> Response:
+    async def _create(self, request: Request, body: NewSandbox, default_timeout: int, key: str | None) -> Response:
         wanted = create_request(body, default_timeout)
+        own_key = None if key is None else IdempotencyKey(key, caller(request.headers))
         async with cancelled_when_client_leaves(request):
-            sandbox = await self._service.create(wanted)
+            sandbox = await self._service.create(wanted, own_key)
         return respond(self._views.connected(sandbox), 201)
 
     def _page(self, query: ListQuery) -> Response:

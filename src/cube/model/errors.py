@@ -12,6 +12,7 @@ that turns them into Connect errors. The message is a sentence for the user: wha
     │   ├── TemplateNotFound
     │   └── SnapshotNotFound
     ├── Conflict                409  another operation is under way, or the state does not allow this one
+    ├── KeyReused               422  an idempotency key came with another request than the first time
     ├── Unsupported             501  this runtime or machine cannot do it, by its capability record
     ├── LimitExceeded           429  try again after ``retry_after`` seconds
     ├── Unavailable             503  try again after ``retry_after`` seconds
@@ -89,6 +90,12 @@ class Conflict(CubeError):
     """Another operation holds the object, or its state does not allow this operation."""
 
     code = 409
+
+
+class KeyReused(CubeError):
+    """The idempotency key was used before, for a request that asked for something else."""
+
+    code = 422
 
 
 class Unsupported(CubeError):

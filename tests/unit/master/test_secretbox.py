@@ -76,3 +76,9 @@ def test_a_file_that_is_no_key_is_refused(key_file: Path, content: str) -> None:
     key_file.chmod(0o600)
     with pytest.raises(HostError, match="not a key"):
         SecretBox.from_file(key_file)
+
+
+def test_digests_depend_on_the_key_and_on_where_parts_end(key_file: Path, tmp_path: Path) -> None:
+    box, other = SecretBox.from_file(key_file), SecretBox.from_file(tmp_path / "other.key")
+    assert box.digest(b"ab", b"c") == SecretBox.from_file(key_file).digest(b"ab", b"c")
+    assert len({box.digest(b"ab", b"c"), box.digest(b"a", b"bc"), box.digest(b"abc"), other.digest(b"ab", b"c")}) == 4

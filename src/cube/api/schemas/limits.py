@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.config import JsonDict
 
 #: Most bytes of all keys and values of one map together.
 _METADATA_BYTES = 64 * 1024
@@ -32,8 +33,18 @@ _EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^=\x00
 #: Linux takes strings of up to 128 KiB, name and ``=`` included.
 _EnvValue = Annotated[str, Field(max_length=120_000, pattern=r"^[^\x00]*$")]
 
-Metadata = Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=128), AfterValidator(_small_metadata)]
-Environment = Annotated[dict[_EnvName, _EnvValue], Field(max_length=1024), AfterValidator(_small_environment)]
+# The description has a pattern for keys; that there are no others must be said too.
+_CLOSED: JsonDict = {"additionalProperties": False}
+Metadata = Annotated[
+    dict[_MetadataKey, _MetadataValue],
+    Field(max_length=128, json_schema_extra=_CLOSED),
+    AfterValidator(_small_metadata),
+]
+Environment = Annotated[
+    dict[_EnvName, _EnvValue],
+    Field(max_length=1024, json_schema_extra=_CLOSED),
+    AfterValidator(_small_environment),
+]
 
 
 def _whole(value: object) -> object:

@@ -44,6 +44,7 @@ class Context:
     ) -> asyncio.Future[None]:
         """Take a sandbox to its next state; the future is done when that is durable. Raises ``Conflict``."""
         entry.sandbox = advance(entry.sandbox, to, end_at=end_at, on_timeout=on_timeout)
+        entry.ran = entry.ran or to is SandboxState.RUNNING
         self._watch_deadline(entry)
         return self.store.update(entry.sandbox)
 

@@ -74,6 +74,7 @@ class Endings:
         self._context.registry.end(sandbox_id, ended_at)
         log.info("sandbox.ended", sandbox=sandbox_id)
         try:
-            await self._context.store.end(sandbox_id, ended_at)
+            store = self._context.store
+            await (store.end(sandbox_id, ended_at) if entry.ran else store.abandon(sandbox_id, ended_at))
         except CubeError:  # it is gone all the same, and the next start finds that out
             log.exception("sandbox.end_not_recorded", sandbox=sandbox_id)

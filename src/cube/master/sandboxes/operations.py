@@ -7,8 +7,10 @@ it off. So a lost connection never leaves a sandbox half paused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from sqlalchemy import Connection
 
 from cube.master.sandboxes.admission import Admission
 from cube.master.sandboxes.context import Context, log_failure
@@ -72,10 +74,10 @@ class Operations:
         self._context = context
         self._admission = admission
 
-    async def start(self, entry: Entry, seconds: int) -> Sandbox:
-        """Bring a new sandbox up; its timeout begins when it answers."""
+    async def start(self, entry: Entry, seconds: int, also: Callable[[Connection], None] | None = None) -> Sandbox:
+        """Bring a new sandbox up; its timeout begins when it answers. ``also`` is recorded together with it."""
         context = self._context
-        recorded = context.store.insert(entry.sandbox, entry.spec.template)
+        recorded = context.store.insert(entry.sandbox, entry.spec.template, also)
         log_failure(recorded)
         async with self._admission.turn():
             await context.node.create(entry.spec)

@@ -56,4 +56,6 @@ def _give_up(context: Context, record: SandboxRecord, now: datetime) -> None:
     sandbox_id = record.sandbox.sandbox_id
     log.warning("sandbox.lost", sandbox=sandbox_id, state=record.sandbox.state.value)
     context.registry.end(sandbox_id, now)
-    log_failure(context.store.end(sandbox_id, now))
+    store = context.store
+    never_ran = record.sandbox.state is SandboxState.CREATING
+    log_failure(store.abandon(sandbox_id, now) if never_ran else store.end(sandbox_id, now))

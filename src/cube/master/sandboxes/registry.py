@@ -25,11 +25,13 @@ _LONGEST_ECHO = 64
 class Entry:
     """A sandbox that has not ended, and what is being done with it."""
 
-    __slots__ = ("ending", "failed_pauses", "operation", "sandbox", "spec", "usage")
+    __slots__ = ("ending", "failed_pauses", "operation", "ran", "sandbox", "spec", "usage")
 
     def __init__(self, sandbox: Sandbox, spec: SandboxSpec) -> None:
         self.sandbox = sandbox
         self.spec = spec
+        #: Whether it has ever been up.
+        self.ran = sandbox.state is not SandboxState.CREATING
         self.usage = UsageHistory(sandbox.started_at, sandbox.resources)
         #: The operation lock: whoever holds it works on this sandbox.
         self.operation: asyncio.Task[Any] | None = None

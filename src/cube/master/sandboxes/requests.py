@@ -22,6 +22,15 @@ class CreateSandbox:
 
 
 @dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """What a caller puts on a create so that it can be sent again without creating a second sandbox."""
+
+    value: str
+    #: Whose key it is: two callers that choose the same value do not meet.
+    caller: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ListQuery:
     """Which sandboxes, in which order, from where on. All filters must hold."""
 

@@ -24,9 +24,9 @@ from cube.master.sandboxes.metering import Metering
 from cube.master.sandboxes.operations import Operations, exclusively
 from cube.master.sandboxes.recovery import recover
 from cube.master.sandboxes.registry import REMEMBERED, Entry, Registry, new_entry
-from cube.master.sandboxes.requests import Connected, CreateSandbox, ListQuery, Page
+from cube.master.sandboxes.repeats import Recording, Repeats
+from cube.master.sandboxes.requests import Connected, CreateSandbox, IdempotencyKey, ListQuery, Page
 from cube.master.sandboxes.usage import UsageSample
-from cube.master.store.sandboxes import SandboxStore
 from cube.master.store.store import Store
 from cube.model.errors import (
     Conflict,
@@ -58,7 +58,7 @@ async def sandbox_service(node: NodeAgent, settings: Settings) -> AsyncIterator[
     """
     store = await Store.open(settings.database)
     try:
-        service = SandboxService(node, store.sandboxes, settings)
+        service = SandboxService(node, store, settings)
         try:
             await service.start()
             yield service
@@ -78,7 +78,7 @@ class SandboxService:
     def __init__(
         self,
         node: NodeAgent,
-        store: SandboxStore,
+        store: Store,
         settings: Settings,
         *,
         clock: Clock | None = None,
@@ -91,11 +91,12 @@ class SandboxService:
         self._background = Background()
         self._admission = Admission(limits or Limits(settings.max_sandboxes))
         self.timer = DeadlineTimer(self._clock, self._time_is_up)
-        context = Context(node, store, self._clock, self._registry, self.timer, self._background)
+        context = Context(node, store.sandboxes, self._clock, self._registry, self.timer, self._background)
         self._context = context
         self._endings = Endings(context)
         self._operations = Operations(context, self._admission)
         self._metering = Metering(context)
+        self._repeats = Repeats(context, store.idempotency)
         self._expiry = Expiry(context, self._operations, self._endings)
         self._early_deaths: set[str] = set()
         self._open = False
@@ -120,19 +121,30 @@ class SandboxService:
             _, late = await asyncio.wait(work, timeout=_GRACE_S)
             for task in late:
                 task.cancel()
+        await self._repeats.close()
         await self._background.close()
 
     # -- one sandbox ---------------------------------------------------------------------------------------------
 
-    async def create(self, request: CreateSandbox) -> Sandbox:
+    async def create(self, request: CreateSandbox, key: IdempotencyKey | None = None) -> Sandbox:
         """Start a sandbox; returns when it answers. When the caller is cancelled, nothing of it remains.
+
+        With a key the same request can be made again for 24 hours: it returns the same sandbox, and waits while that
+        is being created. Such a creation goes on when the caller is cancelled. Raises ``KeyReused`` when the key came
+        with another request, ``Conflict`` when the sandbox of the key has ended.
 
         Raises ``TemplateNotFound``, ``InvalidInput``, ``Unsupported``, ``LimitExceeded`` (node or queue full),
         ``Conflict`` (ended while it was starting), ``Unavailable``.
         """
+        if key is None:
+            return await self._create(request)
+        return await self._repeats.once(key, request, self._create)
+
+    async def _create(self, request: CreateSandbox, recording: Recording | None = None) -> Sandbox:
         entry = self._registry.add(self._admit(request))
+        also = None if recording is None else recording(entry.sandbox.sandbox_id)
         try:
-            sandbox = await exclusively(entry, self._operations.start(entry, request.timeout))
+            sandbox = await exclusively(entry, self._operations.start(entry, request.timeout, also))
         except asyncio.CancelledError:
             self._endings.begin(entry)
             raise
@@ -290,6 +302,7 @@ class SandboxService:
             try:
                 while await self._context.store.prune(before, keep=REMEMBERED):
                     pass
+                await self._repeats.prune(self._clock.now())
             except CubeError:
                 log.exception("sandbox.prune_failed")
             await asyncio.sleep(_PRUNE_INTERVAL_S)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Executable, bindparam, delete, insert, select, update
 
+from cube.master.store.idempotency import freeing
 from cube.master.store.records import SandboxRecord, sandbox_record, sandbox_row, template_digest, template_manifest
 from cube.master.store.secretbox import SecretBox
 from cube.master.store.tables import sandboxes, template_revisions
@@ -57,10 +58,12 @@ class SandboxStore:
         self._digests: dict[str, tuple[Template, str]] = {}
         self._written: set[str] = set()
 
-    def insert(self, sandbox: Sandbox, template: Template) -> asyncio.Future[None]:
-        """Record a new sandbox."""
+    def insert(
+        self, sandbox: Sandbox, template: Template, also: Callable[[Connection], None] | None = None
+    ) -> asyncio.Future[None]:
+        """Record a new sandbox; ``also`` is done in the same transaction."""
         row = sandbox_row(sandbox, self._revision(template), self._box)
-        return self._writer.submit(_execution(_INSERT, row))
+        return self._writer.submit(_execution(_INSERT, row, also))
 
     def update(self, sandbox: Sandbox) -> asyncio.Future[None]:
         """Record what of a sandbox can change: state, deadline and what the deadline does."""
@@ -75,6 +78,10 @@ class SandboxStore:
     def end(self, sandbox_id: str, ended_at: datetime) -> asyncio.Future[None]:
         """Record that a sandbox is gone."""
         return self._writer.submit(_execution(_END, {"key": sandbox_id, "ended_at": ended_at}))
+
+    def abandon(self, sandbox_id: str, ended_at: datetime) -> asyncio.Future[None]:
+        """Record that a sandbox is gone that never ran; the idempotency key that asked for it is free again."""
+        return self._writer.submit(_execution(_END, {"key": sandbox_id, "ended_at": ended_at}, freeing(sandbox_id)))
 
     def live(self) -> asyncio.Future[Sequence[SandboxRecord]]:
         """All that have not ended, oldest first. Fails with ``HostError`` when their secrets do not open."""
@@ -118,9 +125,13 @@ class SandboxStore:
             self._written.add(digest)
 
 
-def _execution(statement: Executable, parameters: Mapping[str, Any]) -> Callable[[Connection], None]:
+def _execution(
+    statement: Executable, parameters: Mapping[str, Any], also: Callable[[Connection], None] | None = None
+) -> Callable[[Connection], None]:
     def work(connection: Connection) -> None:
         connection.execute(statement, parameters)
+        if also is not None:
+            also(connection)
 
     return work
 

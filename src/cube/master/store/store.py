@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from cube.master.store.engine import sqlite_engine
+from cube.master.store.idempotency import IdempotencyStore
 from cube.master.store.migrate import migrate
 from cube.master.store.sandboxes import SandboxStore
 from cube.master.store.secretbox import SecretBox
@@ -21,6 +22,7 @@ class Store:
         self._engine = engine
         self._writer = Writer(engine)
         self.sandboxes = SandboxStore(self._writer, box)
+        self.idempotency = IdempotencyStore(self._writer, box)
 
     @classmethod
     async def open(cls, database: Path) -> Store:

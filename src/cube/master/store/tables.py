@@ -53,6 +53,20 @@ template_revisions = Table(
     Column("manifest", JSON, nullable=False),
 )
 
+#: Which sandbox an idempotency key has created, so that the request can be repeated.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    #: Keyed digest of the caller's credential and the key: neither can be read back.
+    Column("name", String(64), primary_key=True),
+    #: Keyed digest of what was asked for.
+    Column("request", String(64), nullable=False),
+    Column("sandbox_id", String(40), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "created_at"),
+    Index(None, "sandbox_id"),
+)
+
 sandboxes = Table(
     "sandboxes",
     metadata,
