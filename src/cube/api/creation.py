@@ -21,6 +21,8 @@ def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
         auto_resume=_auto_resume(body),
         metadata=body.metadata or {},
         env_vars={**(body.envs or {}), **(body.env_vars or {})},
+        public_traffic=body.network is None or body.network.allow_public_traffic is not False,
+        mask_request_host=None if body.network is None else body.network.mask_request_host,
     )
 
 
@@ -56,7 +58,5 @@ def _network_wishes(network: Network) -> dict[str, bool]:
         "network.dnsServers": bool(network.dns_servers),
         "network.egressProxy": bool(network.egress_proxy),
         "network.rules": bool(network.rules),
-        "network.allowPublicTraffic: false": network.allow_public_traffic is False,
-        "network.maskRequestHost": bool(network.mask_request_host),
         "network.httpsPorts": bool(network.https_ports),
     }

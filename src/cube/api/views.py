@@ -6,13 +6,13 @@ import uuid
 from dataclasses import dataclass
 
 from cube.api.schemas.metrics import SandboxMetric
-from cube.api.schemas.sandboxes import ConnectedSandbox, ListedSandbox, SandboxDetail, SandboxLifecycle
+from cube.api.schemas.sandboxes import ConnectedSandbox, ListedSandbox, SandboxDetail, SandboxLifecycle, SandboxNetwork
 from cube.api.schemas.templates import TemplateBuild, TemplateDetail, TemplateSummary
 from cube.envd.version import ENVD_VERSION
 from cube.master.sandboxes.lifecycle import VisibleState, visible_state
 from cube.master.sandboxes.usage import UsageSample
 from cube.model.errors import SandboxNotFound
-from cube.model.sandbox import Sandbox
+from cube.model.sandbox import Ingress, Sandbox
 from cube.model.template import Template
 
 _MIB = 1024 * 1024
@@ -42,6 +42,7 @@ class Views:
             runtime=sandbox.runtime,
             isolation=self.isolation,
             envd_access_token=sandbox.envd_access_token,
+            traffic_access_token=sandbox.ingress.traffic_access_token,
             domain=self.domain,
         )
 
@@ -70,8 +71,16 @@ class Views:
             **self.listed(sandbox).model_dump(),
             envd_access_token=sandbox.envd_access_token,
             domain=self.domain,
+            network=_network(sandbox.ingress),
             lifecycle=SandboxLifecycle(auto_resume=sandbox.auto_resume, on_timeout=sandbox.on_timeout.value),
         )
+
+
+def _network(ingress: Ingress) -> SandboxNetwork | None:
+    if ingress == Ingress():
+        return None
+    public = ingress.traffic_access_token is None
+    return SandboxNetwork(allow_public_traffic=public, mask_request_host=ingress.mask_request_host)
 
 
 def metric(sample: UsageSample) -> SandboxMetric:

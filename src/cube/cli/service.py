@@ -27,6 +27,7 @@ from cube.cubelet.storage.images import ImageStore
 from cube.envd.app import create_envd_app
 from cube.envd.interpreter import create_interpreter_app, prewarm
 from cube.envd.sandboxes import EnvdSandbox
+from cube.envd.traffic import TrafficGate, admit
 from cube.master.sandboxes.service import SandboxService, sandbox_service
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning
 from cube.model.template import Template
@@ -81,7 +82,9 @@ async def _open_doors(stack: AsyncExitStack, settings: Settings, service: Sandbo
     sandboxes = _Remembered(service, cubelet)
     doors = {
         settings.api_socket: create_api(service, settings),
-        settings.envd_socket: _ByService(create_envd_app(sandboxes), create_interpreter_app(sandboxes)),
+        settings.envd_socket: _ByService(
+            create_envd_app(sandboxes), _gated(create_interpreter_app(sandboxes), service)
+        ),
     }
     for path, app in doors.items():
         listener = stack.enter_context(sockets.listening(path, settings.proxy_uid))
@@ -92,6 +95,17 @@ async def _open_doors(stack: AsyncExitStack, settings: Settings, service: Sandbo
     cubelet.on_unreachable(proxy.removed)
     stack.push_async_callback(proxy.close)
     await proxy.start()
+
+
+def _gated(app: Any, service: SandboxService) -> TrafficGate:
+    """Port 49999 behind the traffic access token, which the proxy asks for on the ports that it routes itself."""
+
+    def token_of(sandbox_id: str) -> str | None:
+        with contextlib.suppress(SandboxNotFound):
+            return service.ingress(sandbox_id).traffic_access_token
+        return None
+
+    return TrafficGate(app, token_of)
 
 
 class _ByService:
@@ -153,14 +167,19 @@ class _Directory:
         self._service = service
         self._cubelet = cubelet
 
-    async def lookup(self, sandbox_id: str) -> Route | Gone | None:
+    async def lookup(self, sandbox_id: str, token: str = "") -> Route | Gone | None:
         """See :class:`cube.proxy.routes.Directory`."""
         if not self._service.knows(sandbox_id):
             return None
+        try:
+            ingress = self._service.ingress(sandbox_id)
+        except SandboxNotFound:
+            return Gone(sandbox_id)
+        admit(ingress.traffic_access_token, token)
         address = self._cubelet.address(sandbox_id) or await self._woken(sandbox_id)
         if address is None:
             return Gone(sandbox_id)
-        route = Route(sandbox_id, address)
+        route = Route(sandbox_id, address, ingress.traffic_access_token, ingress.mask_request_host)
         self.proxy.added(route)
         return route
 
@@ -174,7 +193,7 @@ class _Directory:
 class _Nobody:
     """The directory of a proxy that is not started."""
 
-    async def lookup(self, sandbox_id: str) -> Route | Gone | None:
+    async def lookup(self, sandbox_id: str, token: str = "") -> Route | Gone | None:
         """Nothing is known."""
         return None
 

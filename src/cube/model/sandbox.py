@@ -43,6 +43,16 @@ class OnTimeout(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Ingress:
+    """Who may reach the ports of a sandbox, and what it is called there."""
+
+    #: Must be in ``e2b-traffic-access-token`` on every port but envd's; ``None`` lets everybody in.
+    traffic_access_token: str | None = field(default=None, repr=False)
+    #: Host header that its services see, ``${PORT}`` standing for the port; ``None`` leaves the client's.
+    mask_request_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """Everything a node needs to start one sandbox. Decided by the master; the node does not reinterpret it."""
 
@@ -74,3 +84,4 @@ class Sandbox:
     envd_access_token: str | None = field(repr=False)
     #: Name of the runtime that isolates it, e.g. ``container``.
     runtime: str
+    ingress: Ingress = field(default_factory=Ingress)

@@ -105,12 +105,13 @@ def _router() -> Json:
 
 
 def routing_script(domain: str, routes: Path) -> str:
-    """``routing.lua`` with its configuration in front."""
+    """``routing.lua`` with its configuration and what it uses in front."""
     fields = {"domain": lua_string(domain.lower()), "routes": lua_string(str(routes))}
     fields["lookup_timeout_ms"] = str(_LOOKUP_SECONDS * 1000)
     config = ", ".join(f"{name} = {value}" for name, value in fields.items())
-    script = resources.files("cube.proxy").joinpath("routing.lua").read_text(encoding="utf-8")
-    return f"local CONFIG = {{ {config} }}\n{script}"
+    package = resources.files("cube.proxy")
+    digest, script = (package.joinpath(name).read_text(encoding="utf-8") for name in ("sha256.lua", "routing.lua"))
+    return f"local CONFIG = {{ {config} }}\n{digest}\n{script}"
 
 
 def lua_string(text: str) -> str:

@@ -1,7 +1,8 @@
 """Answers the proxy's question for a sandbox that has no entry in the routing table: ``GET /<sandboxID>``.
 
-200 with a record of :func:`cube.proxy.routes.encode`, 404 for an id that never was, 502 for a sandbox that takes no
-traffic; the bodies of the last two are the sentences that clients get to see. Only the proxy can connect.
+200 with a record of :func:`cube.proxy.routes.encode`, 403 for a sandbox that a request without its token may not wake,
+404 for an id that never was, 502 for a sandbox that takes no traffic; the bodies of the last three are the sentences
+that clients get to see. Only the proxy can connect.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from http import HTTPStatus
 
 import h11
 
-from cube.model.errors import CubeError
+from cube.model.errors import CubeError, PermissionDenied
 from cube.model.ids import is_sandbox_id
 from cube.proxy import connections
 from cube.proxy.routes import Directory, Route, encode
@@ -21,6 +22,7 @@ from cube.proxy.routes import Directory, Route, encode
 _log = logging.getLogger(__name__)
 _NOT_FOUND = b"The sandbox was not found"
 _READ_BYTES = 64 * 1024
+_TOKEN_HEADER = b"e2b-traffic-access-token"
 
 
 async def serve(listener: socket.socket, directory: Directory) -> None:
@@ -39,7 +41,8 @@ async def _requests(peer: socket.socket, directory: Directory) -> None:
     loop = asyncio.get_running_loop()
     connection = h11.Connection(h11.SERVER)
     while (request := await _next_request(peer, connection)) is not None:
-        status, body = await answer(directory, request.target.decode("ascii", "replace").removeprefix("/"))
+        sandbox_id = request.target.decode("ascii", "replace").removeprefix("/")
+        status, body = await answer(directory, sandbox_id, _token(request))
         headers = [("content-length", str(len(body)))]
         head = connection.send(h11.Response(status_code=status, headers=headers))
         data = connection.send(h11.Data(data=body))
@@ -65,12 +68,18 @@ async def _next_request(peer: socket.socket, connection: h11.Connection) -> h11.
             return None
 
 
-async def answer(directory: Directory, sandbox_id: str) -> tuple[int, bytes]:
+def _token(request: h11.Request) -> str:
+    return next((value.decode("latin-1") for name, value in request.headers if name == _TOKEN_HEADER), "")
+
+
+async def answer(directory: Directory, sandbox_id: str, token: str = "") -> tuple[int, bytes]:
     """Status and body for one id; a directory that fails is a 503, and nothing is routed."""
     if not is_sandbox_id(sandbox_id):
         return HTTPStatus.NOT_FOUND, _NOT_FOUND
     try:
-        found = await directory.lookup(sandbox_id)
+        found = await directory.lookup(sandbox_id, token)
+    except PermissionDenied as error:
+        return HTTPStatus.FORBIDDEN, error.message.encode()
     except CubeError as error:
         _log.warning("lookup of %s failed: %s", sandbox_id, error)
         return HTTPStatus.SERVICE_UNAVAILABLE, b""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cube.model.errors import InvalidInput
 from cube.model.ids import is_sandbox_id
+
+#: A host name with an optional port; ``${PORT}`` may stand for any part of either.
+HOST_MASK = re.compile(r"([A-Za-z0-9._-]|\$\{PORT\}){1,255}(:([0-9]{1,5}|\$\{PORT\}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +21,10 @@ class Route:
 
     sandbox_id: str
     address: str
+    #: What a request must carry in ``e2b-traffic-access-token``; ``None`` lets everybody in.
+    token: str | None = field(default=None, repr=False)
+    #: Host header that the sandbox sees, ``${PORT}`` standing for the port; ``None`` leaves the client's.
+    host: str | None = None
 
     def __post_init__(self) -> None:
         if not is_sandbox_id(self.sandbox_id):
@@ -24,6 +33,8 @@ class Route:
             ipaddress.IPv4Address(self.address)
         except ValueError:
             raise InvalidInput(f"{self.address!r} is not an IPv4 address", field="address") from None
+        if self.host is not None and HOST_MASK.fullmatch(self.host) is None:
+            raise InvalidInput(f"{self.host!r} is not a host name", field="maskRequestHost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +47,23 @@ class Gone:
 class Directory(Protocol):
     """Knows every sandbox. Asked only when the proxy has no route of its own, so not on the common path."""
 
-    async def lookup(self, sandbox_id: str) -> Route | Gone | None:
+    async def lookup(self, sandbox_id: str, token: str = "") -> Route | Gone | None:
         """The route of a running sandbox, ``Gone`` for one that was known, ``None`` for an id that never was.
 
-        The request of the client waits for the answer: this is where a paused sandbox may be woken up first.
+        The request of the client waits for the answer: this is where a paused sandbox may be woken up first, if the
+        traffic access token of the request allows that; else raises ``PermissionDenied``.
         """
         ...
 
 
 def encode(route: Route) -> bytes:
-    """The record that ``routing.lua`` reads: one ``name=value`` per line, unknown names are ignored."""
-    return f"address={route.address}\n".encode()
+    """The record that ``routing.lua`` reads: one ``name=value`` per line, unknown names are ignored.
+
+    Of the token there is only the digest: who reads the table does not get in.
+    """
+    record = f"address={route.address}\n"
+    if route.token is not None:
+        record += f"token={hashlib.sha256(route.token.encode()).hexdigest()}\n"
+    if route.host is not None:
+        record += f"host={route.host}\n"
+    return record.encode()

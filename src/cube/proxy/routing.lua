@@ -6,7 +6,10 @@
 --   cube.upstream    address:port that the cluster `sandbox` dials
 -- It is written last: should this script fail half-way, no route matches and the request is refused.
 --
--- CONFIG is put in front of this text by listener.py.
+-- CONFIG and sha256.lua are put in front of this text by listener.py.
+
+local TOKEN_HEADER = "e2b-traffic-access-token"
+local LONGEST_TOKEN = 128
 
 local SERVICES = { [49983] = "envd", [49999] = "interpreter" }
 
@@ -104,8 +107,12 @@ function decide(request)
   return { kind = "api" }
 end
 
-local function address_in(record)
-  return record and record:match("^address=(%d+%.%d+%.%d+%.%d+)\n")
+-- A record has one `name=value` per line (cube.proxy.routes).
+local function parse_route(record)
+  local route = {}
+  for name, value in (record or ""):gmatch("([a-z]+)=([^\n]*)\n") do route[name] = value end
+  if not route.address or not route.address:match("^%d+%.%d+%.%d+%.%d+$") then return nil end
+  return route
 end
 
 -- The id is checked before it gets here: it cannot leave the directory.
@@ -114,24 +121,55 @@ local function read_route(id)
   if not file then return nil end
   local record = file:read("*a")
   file:close()
-  return address_in(record)
+  return parse_route(record)
 end
 
-local function ask_directory(handle, id)
-  local headers, body = handle:httpCall(
-    "lookup", { [":method"] = "GET", [":path"] = "/" .. id, [":authority"] = "lookup" }, "", CONFIG.lookup_timeout_ms)
+-- The token goes along: who may not enter a sandbox may not wake it up either.
+local function ask_directory(handle, id, token)
+  local question = { [":method"] = "GET", [":path"] = "/" .. id, [":authority"] = "lookup" }
+  if #token <= LONGEST_TOKEN then question[TOKEN_HEADER] = token end
+  local headers, body = handle:httpCall("lookup", question, "", CONFIG.lookup_timeout_ms)
   local status = tonumber(headers[":status"])
-  if status == 200 then return address_in(body) end
-  if status == 404 or status == 502 then return nil, refuse(status, body, id) end
+  if status == 200 then return parse_route(body) end
+  if status == 403 or status == 404 or status == 502 then return nil, refuse(status, body, id) end
   return nil, refuse(503, "The sandbox could not be looked up: the service is restarting; try again in a second", id)
 end
 
+-- Takes as long for every token of that length, right or wrong.
+local function same(a, b)
+  local difference = bit.bxor(#a, #b)
+  for index = 1, math.min(#a, #b) do
+    difference = bit.bor(difference, bit.bxor(a:byte(index), b:byte(index)))
+  end
+  return difference == 0
+end
+
+-- Why a sandbox with this route is closed to a request with this token; nil when it is open.
+function closed(route, token)
+  if not route.token then return nil end
+  if token == "" then
+    return "Sandbox is secured with traffic access token. Token header '" .. TOKEN_HEADER .. "' is missing"
+  end
+  if #token <= LONGEST_TOKEN and same(sha256(token), route.token) then return nil end
+  return "Sandbox is secured with traffic access token. Provided token in header '" .. TOKEN_HEADER .. "' is invalid"
+end
+
+-- The Host header that a sandbox with this route wants to see, nil for the client's own.
+function masked_host(route, port)
+  return route.host and (route.host:gsub("%${PORT}", tostring(port)))
+end
+
 local function resolve(handle, decision)
-  local address, refusal = read_route(decision.id), nil
-  if not address then address, refusal = ask_directory(handle, decision.id) end
+  local token = handle:headers():get(TOKEN_HEADER) or ""
+  local route, refusal = read_route(decision.id), nil
+  if not route then route, refusal = ask_directory(handle, decision.id, token) end
   if refusal then return refusal end
-  if not address then return refuse(503, "The sandbox could not be looked up; try again in a second", decision.id) end
-  decision.upstream = address .. ":" .. decision.port
+  if not route then return refuse(503, "The sandbox could not be looked up; try again in a second", decision.id) end
+  local reason = closed(route, token)
+  if reason then return refuse(403, reason, decision.id) end
+  decision.upstream = route.address .. ":" .. decision.port
+  decision.host = masked_host(route, decision.port)
+  decision.secured = route.token ~= nil
   return decision
 end
 
@@ -148,6 +186,13 @@ local function address_to_envd(headers, decision)
   headers:replace("x-cube-service", decision.service)
 end
 
+-- Headers that were fetched before a lookup must not be touched after it: Envoy takes them back while a script waits.
+local function address_to_sandbox(handle, decision)
+  local headers = handle:headers()
+  if decision.host then headers:replace(":authority", decision.host) end
+  if decision.secured then headers:remove(TOKEN_HEADER) end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local decision = decide({
@@ -158,6 +203,7 @@ function envoy_on_request(handle)
     port = headers:get("e2b-sandbox-port"),
   })
   if decision.kind == "sandbox" then decision = resolve(handle, decision) end
+  if decision.kind == "sandbox" then address_to_sandbox(handle, decision) end
   if decision.kind == "envd" then address_to_envd(headers, decision) end
   record(handle, decision)
   if decision.kind == "refused" then

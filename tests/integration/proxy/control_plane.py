@@ -12,7 +12,7 @@ from cube.settings import Settings
 
 
 class Nobody:
-    async def lookup(self, sandbox_id: str) -> None:
+    async def lookup(self, sandbox_id: str, token: str = "") -> None:
         return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from cube.model.errors import PermissionDenied
 from cube.proxy.inbound import CubeProxy
 from cube.proxy.routes import Gone, Route
 from cube.settings import Settings
@@ -113,9 +114,12 @@ class Known:
     def __init__(self) -> None:
         self.answers: dict[str, Route | Gone] = {}
         self.asked: list[str] = []
+        self.tokens: dict[str, str] = {}
 
-    async def lookup(self, sandbox_id: str) -> Route | Gone | None:
+    async def lookup(self, sandbox_id: str, token: str = "") -> Route | Gone | None:
         self.asked.append(sandbox_id)
+        if self.tokens.get(sandbox_id, token) != token:
+            raise PermissionDenied("closed")
         return self.answers.get(sandbox_id)
 
 

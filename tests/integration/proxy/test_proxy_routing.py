@@ -196,3 +196,34 @@ async def test_removed_sandbox_is_not_reached(door: Any, box: Any) -> None:
     assert (await door.client.get("/", headers=door.host(box.port, "brief"))).status_code == 200
     door.proxy.removed("brief")
     assert (await door.client.get("/", headers=door.host(box.port, "brief"))).status_code == 502
+
+
+async def test_a_secured_sandbox_asks_for_its_token_and_does_not_see_it(door: Any, box: Any) -> None:
+    door.proxy.added(Route("box2", box.address, "right"))
+    host = door.host(box.port, "box2")
+    for headers, words in (({}, "is missing"), ({"e2b-traffic-access-token": "wrong"}, "is invalid")):
+        refused = await door.client.get("/", headers={**host, **headers})
+        assert refused.status_code == 403
+        assert (refused.json()["sandboxId"], refused.json()["code"]) == ("box2", 403)
+        assert refused.json()["message"].endswith(words)
+    got = headers_of(await door.client.get("/", headers={**host, "E2B-Traffic-Access-Token": "right"}))
+    assert "e2b-traffic-access-token" not in got
+    twice = [*host.items(), *[("e2b-traffic-access-token", "right")] * 2]
+    assert (await door.client.get("/", headers=twice)).status_code == 403
+
+
+async def test_a_lookup_carries_the_token(door: Any, box: Any) -> None:
+    door.known.answers["shut"] = Route("shut", box.address, "right", "app.test")
+    door.known.tokens["shut"] = "right"
+    host = door.host(box.port, "shut")
+    refused = await door.client.get("/", headers=host)
+    assert (refused.status_code, refused.json()["message"]) == (403, "closed")
+    got = headers_of(await door.client.get("/", headers={**host, "e2b-traffic-access-token": "right"}))
+    assert got["host"] == "app.test"
+    assert "e2b-traffic-access-token" not in got
+
+
+async def test_the_host_is_masked(door: Any, box: Any) -> None:
+    door.proxy.added(Route("box3", box.address, host="${PORT}.app.test:${PORT}"))
+    got = headers_of(await door.client.get("/", headers=door.host(box.port, "box3")))
+    assert got["host"] == f"{box.port}.app.test:{box.port}"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from cube.api.creation import create_request
 from cube.api.schemas.requests import NewSandbox
@@ -29,6 +30,22 @@ def test_both_ways_to_ask_for_a_pause(fields: dict[str, object]) -> None:
 @pytest.mark.parametrize("fields", [{"autoResume": {"enabled": True}}, {"lifecycle": {"autoResume": True}}])
 def test_both_ways_to_ask_for_waking(fields: dict[str, object]) -> None:
     assert request(**fields).auto_resume
+
+
+def test_who_may_reach_it() -> None:
+    assert request(network={"allowPublicTraffic": False}).public_traffic is False
+    assert request(network={"maskRequestHost": "app.test:${PORT}"}).mask_request_host == "app.test:${PORT}"
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:3000", "${PORT}.app.test", "a-${PORT}", "127.0.0.1:${PORT}"])
+def test_host_masks(host: str) -> None:
+    assert request(network={"maskRequestHost": host}).mask_request_host == host
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a\nb", "a:b", "a/b", "${HOST}", "a:123456", "x" * 256, "a:1:2", "é"])
+def test_what_is_no_host_is_refused(host: str) -> None:
+    with pytest.raises(ValidationError, match="maskRequestHost"):
+        request(network={"maskRequestHost": host})
 
 
 def test_both_names_of_the_environment() -> None:
@@ -60,8 +77,6 @@ def test_what_asks_for_nothing_more_is_accepted(fields: dict[str, object]) -> No
         ({"iam": {"tokens": {}}}, "iam"),
         ({"metadata": {"host-mount": "[]"}}, "host-mount"),
         ({"network": {"allowOut": ["1.1.1.1"]}}, "allowOut"),
-        ({"network": {"allowPublicTraffic": False}}, "allowPublicTraffic"),
-        ({"network": {"maskRequestHost": "x"}}, "maskRequestHost"),
         ({"network": {"rules": {"x": []}}}, "rules"),
         ({"network": {"egressProxy": {"address": "x:1"}}}, "egressProxy"),
         ({"network": {"dnsServers": ["1.1.1.1"]}}, "dnsServers"),

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from cube.master.store.store import Store
 from cube.model.errors import HostError
 from cube.model.resources import Resources
-from cube.model.sandbox import OnTimeout, SandboxState
+from cube.model.sandbox import Ingress, OnTimeout, SandboxState
 from support.fake_node import BASE, INTERPRETER
 from support.sandboxes import NOON, make_sandbox
 
@@ -41,6 +41,7 @@ RICH = make_sandbox(
     metadata={"ключ": "значение", "": " "},
     env_vars={"A": "x=y\n", "B": ""},
     started_at=NOON + timedelta(microseconds=1),
+    ingress=Ingress("traffic", "host:${PORT}"),
 )
 
 
@@ -64,6 +65,7 @@ async def test_an_update_changes_state_deadline_and_action(store: Store) -> None
 
 async def test_secrets_are_nowhere_in_the_files(store: Store, tmp_path: Path) -> None:
     secret = make_sandbox(envd_access_token="TOKEN-IN-CLEAR", env_vars={"NAME-IN-CLEAR": "VALUE-IN-CLEAR"})
+    secret = replace(secret, ingress=Ingress("TRAFFIC-IN-CLEAR"))
     await store.sandboxes.insert(secret, BASE)
     written = files(tmp_path)
     assert secret.sandbox_id.encode() in written

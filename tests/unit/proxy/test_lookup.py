@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cube.model.errors import Unavailable
+from cube.model.errors import PermissionDenied, Unavailable
 from cube.proxy import lookup
 from cube.proxy.routes import Gone, Route
 
@@ -19,12 +19,14 @@ from cube.proxy.routes import Gone, Route
 class Known:
     """A directory of one running, one ended and one troublesome sandbox."""
 
-    async def lookup(self, sandbox_id: str) -> Route | Gone | None:
+    async def lookup(self, sandbox_id: str, token: str = "") -> Route | Gone | None:
         if sandbox_id == "bug":
             raise ZeroDivisionError
         if sandbox_id == "bad":
             raise Unavailable("the store is locked")
-        return {"run": Route("run", "10.0.0.1"), "old": Gone("old")}.get(sandbox_id)
+        if sandbox_id == "shut" and token != "key":
+            raise PermissionDenied("no token, no entry")
+        return {"run": Route("run", "10.0.0.1"), "shut": Route("shut", "10.0.0.2"), "old": Gone("old")}.get(sandbox_id)
 
 
 @asynccontextmanager
@@ -55,6 +57,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     ("sandbox_id", "status", "body"),
     [
         ("run", 200, b"address=10.0.0.1\n"),
+        ("shut", 403, b"no token, no entry"),
         ("old", 502, b"The sandbox was not found"),
         ("never", 404, b"The sandbox was not found"),
         ("bad", 503, b""),
@@ -83,3 +86,8 @@ async def test_a_failing_directory_does_not_end_the_service(client: httpx.AsyncC
     with pytest.raises(httpx.RemoteProtocolError):
         await client.get("/bug")
     assert (await client.get("/run")).status_code == 200
+
+
+async def test_the_token_goes_to_the_directory(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/shut", headers={"E2B-Traffic-Access-Token": "key"})
+    assert (answer.status_code, answer.content) == (200, b"address=10.0.0.2\n")

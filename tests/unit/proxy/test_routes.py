@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -15,6 +16,23 @@ from cube.proxy.table import RouteTable
 
 def test_record_is_what_the_script_reads() -> None:
     assert encode(Route("abc", "10.0.0.1")) == b"address=10.0.0.1\n"
+
+
+def test_record_has_the_digest_of_the_token_and_the_host() -> None:
+    digest = hashlib.sha256(b"secret").hexdigest().encode()
+    record = encode(Route("abc", "10.0.0.1", "secret", "app:${PORT}"))
+    assert record == b"address=10.0.0.1\ntoken=" + digest + b"\nhost=app:${PORT}\n"
+
+
+@pytest.mark.parametrize("host", ["", "a\naddress=1.1.1.1", "a b", "a:b"])
+def test_route_needs_a_host_that_is_one(host: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Route("abc", "10.0.0.1", host=host)
+    assert caught.value.field == "maskRequestHost"
+
+
+def test_route_does_not_show_its_token() -> None:
+    assert "secret" not in repr(Route("abc", "10.0.0.1", "secret"))
 
 
 @pytest.mark.parametrize("sandbox_id", ["", "../x", "A", "a.b", "a/b", "a" * 41])

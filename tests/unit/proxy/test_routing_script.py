@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,22 @@ def load(domain: str) -> Callable[..., Decision]:
     return decide
 
 
+def function(name: str) -> Callable[..., Any]:
+    """A function of the script that needs no Envoy; dictionaries become tables."""
+    lua = luajit21.LuaRuntime(unpack_returned_tuples=True)
+    lua.execute(routing_script("localhost", Path("/nowhere")))
+
+    def call(*arguments: Any) -> Any:
+        given = (lua.table_from(argument) if isinstance(argument, dict) else argument for argument in arguments)
+        return lua.globals()[name](*given)
+
+    return call
+
+
 decide = load("localhost")
+closed = function("closed")
+sha256 = function("sha256")
+masked_host = function("masked_host")
 decide_for_domain = load("Sbx.Example.org")
 ENVD = {"kind": "envd", "service": "envd"}
 API = {"kind": "api"}
@@ -183,3 +199,54 @@ def test_domain_is_data_not_code(domain: str) -> None:
     lua = luajit21.LuaRuntime(encoding=None)
     script = routing_script(domain, Path('/x"]]\n')).split("\n", 1)[0]
     assert lua.execute(script.encode() + b"\nreturn CONFIG.domain") == domain.lower().encode()
+
+
+@given(st.text(max_size=200).map(lambda text: text.encode()) | st.binary(max_size=130))
+def test_digest_is_sha256(data: bytes) -> None:
+    lua = luajit21.LuaRuntime(encoding=None)
+    lua.execute(routing_script("localhost", Path("/nowhere")).encode())
+    assert lua.globals().sha256(data).decode() == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("length", [0, 1, 54, 55, 56, 63, 64, 65, 119, 120, 128, 1000])
+def test_digest_at_the_edges_of_blocks(length: int) -> None:
+    assert sha256("a" * length) == hashlib.sha256(b"a" * length).hexdigest()
+
+
+SECURED = {"token": hashlib.sha256(b"right").hexdigest()}
+
+
+def test_a_route_without_a_token_is_open() -> None:
+    assert closed({"address": "10.0.0.1"}, "") is None
+    assert closed({"address": "10.0.0.1"}, "anything") is None
+
+
+def test_the_token_opens() -> None:
+    assert closed(SECURED, "right") is None
+
+
+@pytest.mark.parametrize("token", ["wrong", "righ", "rightt", "right,right", " right", "x" * 129, SECURED["token"]])
+def test_any_other_token_does_not(token: str) -> None:
+    assert "is invalid" in closed(SECURED, token)
+
+
+def test_a_missing_token_is_told() -> None:
+    assert closed(SECURED, "") == (
+        "Sandbox is secured with traffic access token. Token header 'e2b-traffic-access-token' is missing"
+    )
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 64, "x"])
+def test_a_record_that_is_damaged_is_closed(digest: str) -> None:
+    assert closed({"token": digest}, "right") is not None
+
+
+@pytest.mark.parametrize(
+    ("mask", "host"), [("app.test", "app.test"), ("${PORT}.x:${PORT}", "80.x:80"), ("$PORT%1", "$PORT%1")]
+)
+def test_host_is_masked(mask: str, host: str) -> None:
+    assert masked_host({"host": mask}, 80) == host
+
+
+def test_host_is_left_alone() -> None:
+    assert masked_host({}, 80) is None

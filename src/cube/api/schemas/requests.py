@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from cube.api.schemas.base import RequestBody
 from cube.api.schemas.limits import WHOLE, Environment, Metadata, Seconds
 from cube.model.ids import TEMPLATE_REF
+from cube.proxy.routes import HOST_MASK
 
 
 class AutoResume(RequestBody):
@@ -32,8 +33,17 @@ class Network(RequestBody):
     dns_servers: list[str] | None = None
     egress_proxy: dict[str, Any] | None = None
     rules: dict[str, Any] | list[Any] | None = None
-    allow_public_traffic: bool | None = None
-    mask_request_host: str | None = None
+    allow_public_traffic: Annotated[
+        bool | None, Field(description="`false` asks for `trafficAccessToken` on every port but the agent's.")
+    ] = None
+    mask_request_host: Annotated[
+        str | None,
+        Field(
+            max_length=255,
+            pattern=f"^{HOST_MASK.pattern}$",
+            description="Host header that services in the sandbox see; `${PORT}` stands for the port.",
+        ),
+    ] = None
     https_ports: list[Annotated[int, WHOLE]] | None = None
 
 

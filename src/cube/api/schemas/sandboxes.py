@@ -44,6 +44,8 @@ class ConnectedSandbox(_Identity):
     )
 
     envd_access_token: str | None = None
+    #: What requests to its ports must carry in ``e2b-traffic-access-token``; left out when everybody may.
+    traffic_access_token: str | None = None
     domain: str
 
 
@@ -70,6 +72,13 @@ class SandboxLifecycle(ResponseBody):
     on_timeout: Literal["kill", "pause"]
 
 
+class SandboxNetwork(ResponseBody):
+    """What was asked for about its network."""
+
+    allow_public_traffic: bool
+    mask_request_host: str | None = None
+
+
 class SandboxDetail(ListedSandbox):
     """Everything about one sandbox."""
 
@@ -92,4 +101,6 @@ class SandboxDetail(ListedSandbox):
 
     envd_access_token: str | None = None
     domain: str
+    #: Left out when nothing was asked for.
+    network: SandboxNetwork | None = None
     lifecycle: SandboxLifecycle

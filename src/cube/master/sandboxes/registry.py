@@ -13,7 +13,7 @@ from cube.master.sandboxes.usage import UsageHistory
 from cube.master.store.records import SandboxRecord
 from cube.model.errors import SandboxNotFound
 from cube.model.ids import new_sandbox_id, new_token
-from cube.model.sandbox import Sandbox, SandboxSpec, SandboxState
+from cube.model.sandbox import Ingress, Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
 
 #: Ended sandboxes remembered; beyond, the longest ended are unknown again.
@@ -61,6 +61,7 @@ def new_entry(request: CreateSandbox, template: Template, *, runtime: str, now: 
         env_vars=request.env_vars,
         envd_access_token=new_token(),
         runtime=runtime,
+        ingress=Ingress(None if request.public_traffic else new_token(), request.mask_request_host),
     )
     return Entry(sandbox, SandboxRecord(sandbox, template).spec)
 

@@ -19,6 +19,10 @@ class CreateSandbox:
     auto_resume: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
     env_vars: dict[str, str] = field(default_factory=dict, repr=False)
+    #: Whether everybody may reach its ports, or only who has its traffic access token.
+    public_traffic: bool = True
+    #: See :class:`cube.model.sandbox.Ingress`.
+    mask_request_host: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

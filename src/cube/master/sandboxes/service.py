@@ -37,7 +37,7 @@ from cube.model.errors import (
     Unavailable,
     Unsupported,
 )
-from cube.model.sandbox import OnTimeout, Sandbox, SandboxState
+from cube.model.sandbox import Ingress, OnTimeout, Sandbox, SandboxState
 from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -214,6 +214,10 @@ class SandboxService:
         if entry.sandbox.state is not SandboxState.RUNNING:
             raise SandboxNotRunning(sandbox_id, entry.sandbox.state.value)
         return entry.sandbox
+
+    def ingress(self, sandbox_id: str) -> Ingress:
+        """Who may reach a sandbox that runs or is paused."""
+        return self.get(sandbox_id).ingress
 
     @property
     def isolation(self) -> str:

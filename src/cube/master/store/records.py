@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 
 from cube.master.store.secretbox import SecretBox
 from cube.model.resources import Resources
-from cube.model.sandbox import OnTimeout, Sandbox, SandboxSpec, SandboxState
+from cube.model.sandbox import Ingress, OnTimeout, Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
 
 _TEMPLATE = TypeAdapter(Template)
@@ -88,12 +88,17 @@ def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
         env_vars=secrets["env_vars"],
         envd_access_token=secrets["envd_access_token"],
         runtime=row["runtime"],
+        ingress=Ingress(**secrets.get("ingress", {})),
     )
     return SandboxRecord(sandbox, _TEMPLATE.validate_python(row["manifest"]))
 
 
 def _seal(sandbox: Sandbox, box: SecretBox) -> bytes:
-    secrets = {"env_vars": sandbox.env_vars, "envd_access_token": sandbox.envd_access_token}
+    secrets = {
+        "env_vars": sandbox.env_vars,
+        "envd_access_token": sandbox.envd_access_token,
+        "ingress": sandbox.ingress,
+    }
     return box.seal(orjson.dumps(secrets), sandbox.sandbox_id.encode())
 
 
