@@ -8,8 +8,9 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -38,7 +39,21 @@ class Settings(BaseSettings):
     api_key: str = Field(
         default="",
         repr=False,
-        description="When set, the API asks for this key in `X-API-KEY`; empty switches authentication off.",
+        description="The API asks for this key in `X-API-KEY`. Without it and a callback, authentication is off.",
+    )
+    auth_callback_url: str = Field(
+        default="",
+        repr=False,
+        validation_alias=AliasChoices("CUBE_AUTH_CALLBACK_URL", "auth_callback_url"),
+        description="URL that is asked by POST whether a credential may make a request; empty asks nobody.",
+    )
+    auth_cache_seconds: float = Field(
+        default=5, ge=0, le=300, description="How long an answer of `CUBE_AUTH_CALLBACK_URL` is taken for granted."
+    )
+    rate_limit: int = Field(
+        default=100,
+        ge=0,
+        description="API requests per second and credential when authentication is on, more get 429; 0 means no limit.",
     )
     network_cidr: str = Field(
         default="10.213.0.0/16", description="IPv4 range that sandbox links take their addresses from, two each."
@@ -68,6 +83,14 @@ class Settings(BaseSettings):
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="Least severe level that is logged."
     )
+
+    @field_validator("auth_callback_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("the callback must be an http or https URL")
+        return value
 
     @field_validator("network_cidr")
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import uvicorn
 
 from cube.api.app import create_api
+from cube.api.authority import authority
 from cube.master.sandboxes.service import SandboxService, sandbox_service
 from cube.settings import Settings
 from support.fake_node import FakeNode
@@ -48,8 +49,8 @@ class ApiServer:
         return asyncio.run_coroutine_threadsafe(work(), self._loop).result(10)
 
     async def _serve(self) -> None:
-        async with sandbox_service(self.node, self.settings) as self.service:
-            app = create_api(self.service, self.settings)
+        async with sandbox_service(self.node, self.settings) as self.service, authority(self.settings) as who:
+            app = create_api(self.service, self.settings, who)
             self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._server.serve())

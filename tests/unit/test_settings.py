@@ -33,6 +33,12 @@ def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.public_domain == "localhost:8080"
 
 
+@pytest.mark.parametrize("variable", ["CUBE_AUTH_CALLBACK_URL", "AUTH_CALLBACK_URL"])
+def test_the_callback_has_cubesandboxes_name_too(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "https://auth.test/check")
+    assert Settings().auth_callback_url == "https://auth.test/check"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -41,6 +47,8 @@ def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("network_cidr", "x"),
         ("instance", "Not Valid"),
         ("log_level", "loud"),
+        ("auth_callback_url", "ftp://x"),
+        ("auth_callback_url", "http://"),
     ],
 )
 def test_nonsense_is_refused(name: str, value: object) -> None:

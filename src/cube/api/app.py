@@ -7,10 +7,12 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 
 from cube.api import errors, health, openapi
+from cube.api.authentication import Authentication, RateLimit, TokenBuckets
+from cube.api.authority import Authority
 from cube.api.health import HealthRoutes
 from cube.api.lifecycle import LifecycleRoutes
 from cube.api.metrics import MetricsRoutes
-from cube.api.middleware import Authentication, BodyLimit, RequestIds
+from cube.api.middleware import BodyLimit, RequestIds
 from cube.api.sandboxes import SandboxRoutes
 from cube.api.templates import TemplateRoutes
 from cube.api.views import Views
@@ -24,8 +26,14 @@ BODY_LIMIT = 1024 * 1024
 _DESCRIPTION = "Sandboxes for AI agents: E2B's API, and what CubeSandbox adds to it."
 
 
-def create_api(service: SandboxService, settings: Settings) -> FastAPI:
-    """CubeAPI over a running service; an ASGI application."""
+def create_api(service: SandboxService, settings: Settings, authority: Authority | None = None) -> FastAPI:
+    """CubeAPI over a running service; an ASGI application.
+
+    ``authority`` is :func:`cube.api.authority.authority` of the same settings. Raises ``ValueError`` when it is missing
+    although the settings ask for authentication.
+    """
+    if authority is None and (settings.api_key or settings.auth_callback_url):
+        raise ValueError("the settings ask for authentication: an authority is needed")
     app = FastAPI(
         title="CubeAPI", version=version("cubesandbox-server"), description=_DESCRIPTION, redirect_slashes=False
     )
@@ -34,7 +42,7 @@ def create_api(service: SandboxService, settings: Settings) -> FastAPI:
         app.include_router(router, prefix=CUBE_PREFIX, include_in_schema=False)
     errors.install(app)
     openapi.install(app, settings.max_timeout)
-    _add_middleware(app, settings.api_key)
+    _add_middleware(app, authority, settings.rate_limit)
     return app
 
 
@@ -49,10 +57,12 @@ def _routers(service: SandboxService, settings: Settings) -> list[APIRouter]:
     ]
 
 
-def _add_middleware(app: FastAPI, api_key: str) -> None:
+def _add_middleware(app: FastAPI, authority: Authority | None, rate_limit: int) -> None:
     """The last one added is the first one that a request meets."""
+    open_paths = frozenset({health.PATH, CUBE_PREFIX + health.PATH})
     app.add_middleware(BodyLimit, limit=BODY_LIMIT)
-    if api_key:
-        open_paths = frozenset({health.PATH, CUBE_PREFIX + health.PATH})
-        app.add_middleware(Authentication, api_key=api_key, open_paths=open_paths)
+    if authority is not None and rate_limit:
+        app.add_middleware(RateLimit, buckets=TokenBuckets(rate_limit), open_paths=open_paths)
+    if authority is not None:
+        app.add_middleware(Authentication, authority=authority, open_paths=open_paths)
     app.add_middleware(RequestIds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 import secrets
 
@@ -11,7 +10,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cube.api.credentials import credential
 from cube.api.errors import error_response
 
 log = structlog.get_logger(__name__)
@@ -69,28 +67,6 @@ async def _answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) ->
             raise
         answer = error_response(500, "the server failed unexpectedly; its log has the reason under this X-Request-Id")
         await answer(scope, receive, send)
-
-
-class Authentication:
-    """Asks for the API key, as ``Authorization: Bearer`` or ``X-API-KEY``, everywhere but at the health check."""
-
-    def __init__(self, app: ASGIApp, *, api_key: str, open_paths: frozenset[str]) -> None:
-        self._app = app
-        self._key = api_key.encode()
-        self._open_paths = open_paths
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] != "http" or scope["path"] in self._open_paths or self._admits(Headers(scope=scope)):
-            await self._app(scope, receive, send)
-            return
-        answer = error_response(
-            401, "send the API key of this server as `X-API-KEY` (E2B_API_KEY)", {"WWW-Authenticate": "Bearer"}
-        )
-        await answer(scope, receive, send)
-
-    def _admits(self, headers: Headers) -> bool:
-        return hmac.compare_digest(credential(headers).encode("latin-1"), self._key)
 
 
 class BodyLimit:

@@ -20,6 +20,7 @@ import structlog
 import uvicorn
 
 from cube.api.app import create_api
+from cube.api.authority import authority
 from cube.cli import logs
 from cube.cubelet.node import Cubelet
 from cube.cubelet.runtime.container.runtime import ContainerRuntime
@@ -81,7 +82,7 @@ async def _open_doors(stack: AsyncExitStack, settings: Settings, service: Sandbo
     sockets.prepare_directory(settings.api_socket.parent, settings.proxy_uid)
     sandboxes = _Remembered(service, cubelet)
     doors = {
-        settings.api_socket: create_api(service, settings),
+        settings.api_socket: create_api(service, settings, await stack.enter_async_context(authority(settings))),
         settings.envd_socket: _ByService(
             create_envd_app(sandboxes), _gated(create_interpreter_app(sandboxes), service)
         ),

@@ -8,7 +8,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cube.api.middleware import Authentication, BodyLimit, RequestIds
+from cube.api.authentication import Authentication
+from cube.api.authority import StaticKey
+from cube.api.middleware import BodyLimit, RequestIds
 
 KEY = "e2b_0123456789abcdef"
 
@@ -24,7 +26,7 @@ def client(app: ASGIApp) -> httpx.AsyncClient:
 
 
 def guarded() -> httpx.AsyncClient:
-    return client(Authentication(echo, api_key=KEY, open_paths=frozenset({"/health"})))
+    return client(Authentication(echo, authority=StaticKey(KEY), open_paths=frozenset({"/health"})))
 
 
 @pytest.mark.parametrize(
