@@ -11,6 +11,7 @@ from cube.api.authentication import Authentication, RateLimit, TokenBuckets
 from cube.api.authority import Authority
 from cube.api.health import HealthRoutes
 from cube.api.lifecycle import LifecycleRoutes
+from cube.api.logs import LogRoutes
 from cube.api.metrics import MetricsRoutes
 from cube.api.middleware import BodyLimit, RequestIds
 from cube.api.sandboxes import SandboxRoutes
@@ -50,6 +51,7 @@ def _routers(service: SandboxService, settings: Settings) -> list[APIRouter]:
     views = Views(client_id=settings.instance, domain=settings.public_domain, isolation=service.isolation)
     return [
         MetricsRoutes(service).router(),
+        LogRoutes(service).router(),
         SandboxRoutes(service, views, settings.default_timeout).router(),
         LifecycleRoutes(service, views, settings.default_timeout).router(),
         TemplateRoutes(service.templates).router(),

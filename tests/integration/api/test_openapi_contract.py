@@ -31,6 +31,8 @@ OPERATIONS = [
     "POST /sandboxes/{sandbox_id}/pause",
     "POST /sandboxes/{sandbox_id}/resume",
     "GET /sandboxes/{sandbox_id}/metrics",
+    "GET /sandboxes/{sandbox_id}/logs",
+    "GET /v2/sandboxes/{sandbox_id}/logs",
     "GET /templates",
     "GET /v2/templates",
     "GET /templates/{template_id}",

@@ -13,11 +13,16 @@ from cube.master.sandboxes.background import Background
 from cube.master.sandboxes.clock import Clock
 from cube.master.sandboxes.deadlines import DeadlineTimer
 from cube.master.sandboxes.lifecycle import advance
+from cube.master.sandboxes.logbook import LogBook, LogLevel
 from cube.master.sandboxes.registry import Entry, Registry
 from cube.master.store.sandboxes import SandboxStore
 from cube.model.sandbox import OnTimeout, SandboxState
 
 log = structlog.get_logger(__name__)
+
+#: What owners read when a sandbox comes into a state.
+_MESSAGES = {SandboxState.RUNNING: "Sandbox runs again", SandboxState.PAUSED: "Sandbox paused"}
+_STARTED = "Sandbox started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Context:
     registry: Registry
     timer: DeadlineTimer
     background: Background
+    logs: LogBook
 
     def move(
         self,
@@ -44,6 +50,8 @@ class Context:
     ) -> asyncio.Future[None]:
         """Take a sandbox to its next state; the future is done when that is durable. Raises ``Conflict``."""
         entry.sandbox = advance(entry.sandbox, to, end_at=end_at, on_timeout=on_timeout)
+        if (message := _MESSAGES.get(to)) is not None:
+            self.logs.note(entry.sandbox.sandbox_id, message if entry.ran else _STARTED)
         entry.ran = entry.ran or to is SandboxState.RUNNING
         self._watch_deadline(entry)
         return self.store.update(entry.sandbox)
@@ -51,6 +59,7 @@ class Context:
     def set_end(self, entry: Entry, end_at: datetime) -> asyncio.Future[None]:
         """Give a running sandbox another deadline; the future is done when that is durable."""
         entry.sandbox = replace(entry.sandbox, end_at=end_at)
+        self.logs.note(entry.sandbox.sandbox_id, "Timeout changed", LogLevel.DEBUG, endAt=end_at.isoformat())
         self._watch_deadline(entry)
         return self.store.update(entry.sandbox)
 

@@ -72,6 +72,7 @@ class Endings:
     async def _record(self, entry: Entry) -> None:
         sandbox_id, ended_at = entry.sandbox.sandbox_id, self._context.clock.now()
         self._context.registry.end(sandbox_id, ended_at)
+        self._context.logs.end(sandbox_id)
         log.info("sandbox.ended", sandbox=sandbox_id)
         try:
             store = self._context.store

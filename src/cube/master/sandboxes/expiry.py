@@ -6,6 +6,7 @@ import structlog
 
 from cube.master.sandboxes.context import Context
 from cube.master.sandboxes.endings import Endings
+from cube.master.sandboxes.logbook import LogLevel
 from cube.master.sandboxes.operations import Operations, exclusively
 from cube.master.sandboxes.registry import Entry
 from cube.model.errors import Conflict, SandboxNotFound
@@ -33,6 +34,8 @@ class Expiry:
 
     async def _act(self, entry: Entry) -> None:
         log.info("sandbox.expired", sandbox=entry.sandbox.sandbox_id, then=entry.sandbox.on_timeout.value)
+        then = entry.sandbox.on_timeout.value
+        self._context.logs.note(entry.sandbox.sandbox_id, "Timeout reached", LogLevel.INFO, then=then)
         if entry.sandbox.on_timeout is OnTimeout.KILL or entry.failed_pauses >= _PAUSE_TRIES:
             await self._endings.finish(entry)
         elif entry.sandbox.state is SandboxState.RUNNING:
@@ -45,4 +48,5 @@ class Expiry:
             return  # somebody else was faster; whoever makes it run again sets a new deadline
         except Exception:  # the operation has set a later deadline, at which it is tried again
             entry.failed_pauses += 1
+            self._context.logs.note(entry.sandbox.sandbox_id, "Sandbox could not be paused", LogLevel.ERROR)
             log.exception("sandbox.auto_pause_failed", sandbox=entry.sandbox.sandbox_id, times=entry.failed_pauses)

@@ -9,6 +9,7 @@ import structlog
 
 from cube.master.sandboxes.context import Context, log_failure
 from cube.master.sandboxes.lifecycle import RECOVERED
+from cube.master.sandboxes.logbook import LogLevel
 from cube.master.sandboxes.registry import REMEMBERED, Entry
 from cube.master.store.records import SandboxRecord
 from cube.model.sandbox import SandboxState
@@ -45,6 +46,7 @@ async def _alive(context: Context, records: Sequence[SandboxRecord]) -> set[str]
 
 def _take_over(context: Context, record: SandboxRecord) -> None:
     entry = context.registry.add(Entry(record.sandbox, record.spec))
+    context.logs.note(record.sandbox.sandbox_id, "Taken over after a restart of the service")
     sandbox, target = entry.sandbox, RECOVERED[entry.sandbox.state]
     if sandbox.state is not target:
         log_failure(context.move(entry, target))
@@ -55,6 +57,8 @@ def _take_over(context: Context, record: SandboxRecord) -> None:
 def _give_up(context: Context, record: SandboxRecord, now: datetime) -> None:
     sandbox_id = record.sandbox.sandbox_id
     log.warning("sandbox.lost", sandbox=sandbox_id, state=record.sandbox.state.value)
+    context.logs.note(sandbox_id, "Lost while the service was down", LogLevel.ERROR)
+    context.logs.end(sandbox_id)
     context.registry.end(sandbox_id, now)
     store = context.store
     never_ran = record.sandbox.state is SandboxState.CREATING

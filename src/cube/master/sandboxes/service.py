@@ -20,6 +20,7 @@ from cube.master.sandboxes.endings import Endings
 from cube.master.sandboxes.expiry import Expiry
 from cube.master.sandboxes.lifecycle import visible_state
 from cube.master.sandboxes.listing import select
+from cube.master.sandboxes.logbook import LogBook, LogEntry, LogLevel, LogQuery
 from cube.master.sandboxes.metering import Metering
 from cube.master.sandboxes.operations import Operations, exclusively
 from cube.master.sandboxes.recovery import recover
@@ -91,7 +92,9 @@ class SandboxService:
         self._background = Background()
         self._admission = Admission(limits or Limits(settings.max_sandboxes))
         self.timer = DeadlineTimer(self._clock, self._time_is_up)
-        context = Context(node, store.sandboxes, self._clock, self._registry, self.timer, self._background)
+        context = Context(
+            node, store.sandboxes, self._clock, self._registry, self.timer, self._background, LogBook(self._clock)
+        )
         self._context = context
         self._endings = Endings(context)
         self._operations = Operations(context, self._admission)
@@ -164,6 +167,8 @@ class SandboxService:
     async def delete(self, sandbox_id: str) -> None:
         """End a sandbox, whatever is being done with it."""
         entry = self._registry.find(sandbox_id) or self._registry.get(sandbox_id)
+        if entry.ending is None:
+            self._context.logs.note(sandbox_id, "Deleted by a client")
         await self._endings.delete(entry)
 
     async def set_timeout(self, sandbox_id: str, seconds: int) -> None:
@@ -248,6 +253,10 @@ class SandboxService:
         """The newest sample of each that exists and has one."""
         return await self._metering.of_many(sandbox_ids)
 
+    def logs(self, sandbox_id: str, query: LogQuery) -> list[LogEntry]:
+        """What happened to a sandbox, also to one of the last thousand that have ended."""
+        return self._context.logs.read(sandbox_id, query)
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _admit(self, request: CreateSandbox) -> Entry:
@@ -294,6 +303,7 @@ class SandboxService:
     def _died(self, sandbox_id: str) -> None:
         entry = self._registry.find(sandbox_id)
         if entry is not None:
+            self._context.logs.note(sandbox_id, "Sandbox died", LogLevel.ERROR)
             self._endings.begin(entry)
         elif not self._open:
             self._early_deaths.add(sandbox_id)
