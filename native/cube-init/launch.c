@@ -18,14 +18,33 @@
 static struct message message;
 static struct plan plan = {.parked_control = -1};
 
-static int answer_namespace(int socket)
+static int make_namespace(void)
 {
     uint32_t base = get_u32(&message.body), size = get_u32(&message.body);
-    int fd = -1;
     if (get_end(&message.body))
-        fd = userns_create(base, size);
-    else
-        errno = EBADMSG;
+        return userns_create(base, size);
+    errno = EBADMSG;
+    return -1;
+}
+
+static int make_id_map(void)
+{
+    struct extent extents[EXTENTS_MAX];
+    uint32_t owner = get_u32(&message.body), count = get_count(&message.body, 3 * sizeof(uint32_t));
+    for (uint32_t i = 0; i < count && i < EXTENTS_MAX; i++) {
+        extents[i].inside = get_u32(&message.body);
+        extents[i].outside = get_u32(&message.body);
+        extents[i].size = get_u32(&message.body);
+    }
+    /* More extents than there is room for are left in the message. */
+    if (get_end(&message.body))
+        return userns_create_mapped(owner, extents, count);
+    errno = EBADMSG;
+    return -1;
+}
+
+static int answer_namespace(int socket, int fd)
+{
     if (fd < 0)
         return send_error(socket, message.id, errno, 0, "user namespace");
     struct writer writer;
@@ -72,7 +91,8 @@ static int answer_launch(int socket)
 static int answer(int socket)
 {
     switch (message.kind) {
-    case KIND_USERNS: return answer_namespace(socket);
+    case KIND_USERNS: return answer_namespace(socket, make_namespace());
+    case KIND_ID_MAP: return answer_namespace(socket, make_id_map());
     case KIND_LAUNCH: return answer_launch(socket);
     default: return send_error(socket, message.id, ENOSYS, 0, "unknown request");
     }

@@ -10,24 +10,35 @@
 
 #include "kernel.h"
 
-static int write_map(pid_t pid, const char *name, uint32_t base, uint32_t size)
+/* Three numbers of ten digits at most, and what separates them. */
+enum { EXTENT_TEXT = 3 * 11 };
+
+static size_t print_map(char *map, const struct extent *extents, size_t n_extents)
 {
-    char path[64], map[48];
+    size_t length = 0;
+    for (size_t i = 0; i < n_extents; i++)
+        length += (size_t)sprintf(map + length, "%u %u %u\n", extents[i].inside, extents[i].outside, extents[i].size);
+    return length;
+}
+
+static int write_map(pid_t pid, const char *name, const struct extent *extents, size_t n_extents)
+{
+    char path[64], map[EXTENTS_MAX * EXTENT_TEXT + 1];
     snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
-    int length = snprintf(map, sizeof map, "0 %u %u\n", base, size);
+    size_t length = print_map(map, extents, n_extents);
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         return -1;
-    ssize_t written = write(fd, map, (size_t)length);
+    ssize_t written = write(fd, map, length);
     int saved = errno;
     close(fd);
     errno = saved;
     return written < 0 ? -1 : 0;
 }
 
-static int map_and_open(pid_t pid, uint32_t base, uint32_t size)
+static int map_and_open(pid_t pid, const struct extent *extents, size_t n_extents)
 {
-    if (write_map(pid, "uid_map", base, size) < 0 || write_map(pid, "gid_map", base, size) < 0)
+    if (write_map(pid, "uid_map", extents, n_extents) < 0 || write_map(pid, "gid_map", extents, n_extents) < 0)
         return -1;
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
@@ -69,21 +80,30 @@ static pid_t clone_as(uint32_t owner, const struct k_clone_args *arguments)
     return pid;
 }
 
-int userns_create(uint32_t base, uint32_t size)
+int userns_create_mapped(uint32_t owner, const struct extent *extents, size_t n_extents)
 {
+    if (n_extents > EXTENTS_MAX) {
+        errno = E2BIG;
+        return -1;
+    }
     int pidfd = -1;
     const struct k_clone_args arguments = {
         .flags = K_CLONE_PIDFD | K_CLONE_NEWUSER, .pidfd = (uint64_t)(uintptr_t)&pidfd, .exit_signal = SIGCHLD};
     pid_t parent = getpid();
-    pid_t pid = clone_as(base, &arguments);
+    pid_t pid = clone_as(owner, &arguments);
     if (pid < 0)
         return -1;
     if (pid == 0)
         wait_for_end(parent);
-    int fd = map_and_open(pid, base, size);
+    int fd = map_and_open(pid, extents, n_extents);
     int saved = errno;
     k_pidfd_send_signal(pidfd, SIGKILL);
     close(pidfd);
     errno = saved;
     return fd;
+}
+
+int userns_create(uint32_t base, uint32_t size)
+{
+    return userns_create_mapped(base, &(struct extent){.inside = 0, .outside = base, .size = size}, 1);
 }

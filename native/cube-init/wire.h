@@ -22,6 +22,7 @@ enum wire_kind {
     /* launch socket */
     KIND_USERNS = 1,
     KIND_LAUNCH = 2,
+    KIND_ID_MAP = 3,
     KIND_NAMESPACE = 0x101,
     KIND_LAUNCHED = 0x102,
     /* control socket, requests */

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import posixpath
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: Ids in the range of one sandbox: all that an image can use.
+ID_RANGE = 65536
 
 
 class Settings(BaseSettings):
@@ -63,6 +67,15 @@ class Settings(BaseSettings):
         ge=0x1_0000,
         description="First host user id of the ranges given to sandboxes, 65,536 each.",
     )
+    host_mount_prefixes: str = Field(
+        default="",
+        description="Directories of the host, separated by commas, that sandboxes may mount; empty allows none.",
+    )
+    host_mount_uid: int = Field(
+        default=1000,
+        ge=1,
+        description="Host user and group id that files in such directories have for uid 1000 of a sandbox.",
+    )
     seat_pool: int = Field(
         default=16, ge=0, description="Links, cgroups and user namespaces kept ready for the next sandboxes."
     )
@@ -92,6 +105,24 @@ class Settings(BaseSettings):
             raise ValueError("the callback must be an http or https URL")
         return value
 
+    @field_validator("host_mount_prefixes")
+    @classmethod
+    def _directories(cls, value: str) -> str:
+        for path in filter(None, value.split(",")):
+            if not path.startswith("/") or not path.strip("/."):
+                raise ValueError("each must be an absolute path; the whole host cannot be given to sandboxes")
+            if ".." in path.split("/"):
+                raise ValueError("name the directories without `..`")
+        return value
+
+    @model_validator(mode="after")
+    def _separate_ids(self) -> Settings:
+        if self.host_mount_prefixes and self.shared_id_base == 0:
+            raise ValueError("id_base must be 131072 or more where sandboxes may mount directories of the host")
+        if self.host_mount_uid >= self.shared_id_base > 0:
+            raise ValueError("host_mount_uid must not lie in the ids of sandboxes, or in the 65,536 below id_base")
+        return self
+
     @field_validator("network_cidr")
     @classmethod
     def _network(cls, value: str) -> str:
@@ -99,6 +130,16 @@ class Settings(BaseSettings):
         if network.prefixlen > 28:
             raise ValueError("the network must be /28 or larger: every sandbox takes two addresses")
         return value
+
+    @property
+    def host_mount_directories(self) -> tuple[str, ...]:
+        """The clean paths that ``host_mount_prefixes`` names."""
+        return tuple("/" + posixpath.normpath(path).lstrip("/") for path in self.host_mount_prefixes.split(",") if path)
+
+    @property
+    def shared_id_base(self) -> int:
+        """First of the host ids, as many as a sandbox has, that stand for sandboxes' ids in directories of the host."""
+        return self.id_base - ID_RANGE
 
     @property
     def public_domain(self) -> str:

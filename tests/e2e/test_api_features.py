@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,17 +12,32 @@ from pathlib import Path
 
 import httpx
 import pytest
-from e2b import Sandbox, SandboxException
+from e2b import CommandExitException, Sandbox, SandboxException
 
 from support.service import Service
 
 pytestmark = pytest.mark.root
 
 
+#: Who shared files belong to on the host.
+OWNER = 4321
+#: What root of a sandbox is on the host, in shared directories.
+SHARED_ROOT = 0x2000_0000 - 65536
+
+
 @pytest.fixture(scope="module")
-def service(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of the host that sandboxes may mount."""
+    shared = tmp_path_factory.mktemp("shared")
+    shared.chmod(0o755)
+    return shared
+
+
+@pytest.fixture(scope="module")
+def service(templates: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with the settings that these tests need."""
-    service = Service(tmp_path_factory.mktemp("features"), templates, "e2ef", "10.238.0.0/20")
+    more = {"CUBE_HOST_MOUNT_PREFIXES": str(shared), "CUBE_HOST_MOUNT_UID": str(OWNER)}
+    service = Service(tmp_path_factory.mktemp("features"), templates, "e2ef", "10.238.0.0/20", more=more)
     service.up()
     try:
         yield service
@@ -101,3 +119,96 @@ def wait_for_port(sandbox: Sandbox, port: int) -> None:
     deadline = time.monotonic() + 10
     while "open" not in sandbox.commands.run(probe).stdout:
         assert time.monotonic() < deadline, "nobody listens"
+
+
+def mounting(*entries: dict[str, object]) -> dict[str, str]:
+    return {"host-mount": json.dumps(entries)}
+
+
+@pytest.fixture
+def project(shared: Path, key: str) -> Path:
+    """A directory below the allowed one that belongs to the owner of shared files."""
+    project = shared / key
+    project.mkdir()
+    os.chown(project, OWNER, OWNER)
+    return project
+
+
+def test_a_directory_of_the_host_is_shared(service: Service, project: Path) -> None:
+    (project / "given").write_text("from the host")
+    os.chown(project / "given", OWNER, OWNER)
+    (project / "roots").write_text("of root")
+    (project / "roots").chmod(0o640)
+    metadata = mounting({"hostPath": str(project), "mountPath": "/home/user/project"})
+    with Sandbox.create("base", metadata=metadata, **service.client) as sandbox:
+        assert sandbox.get_info().metadata == {}
+        assert sandbox.files.read("project/given") == "from the host"
+        owners = sandbox.commands.run("stat -c '%n %u:%g' given roots .", cwd="/home/user/project").stdout
+        assert owners.split("\n")[:3] == ["given 1000:1000", "roots 65534:65534", ". 1000:1000"]
+        sandbox.files.write("project/made", "from inside")
+        inside = (
+            "chmod u+s /bin/true 2>/dev/null; cp /bin/true project/tool; chmod 4755 project/tool; cat project/roots"
+        )
+        with pytest.raises(CommandExitException, match="Permission denied"):
+            sandbox.commands.run(inside, user="root", cwd="/home/user")
+    assert (project / "made").read_text() == "from inside"
+    assert owner(project / "made") == OWNER
+    assert owner(project / "tool") == SHARED_ROOT
+    assert stat.S_IMODE((project / "tool").stat().st_mode) == 0o4755
+    with Sandbox.create("base", metadata=metadata, **service.client) as sandbox:
+        sees = sandbox.commands.run("stat -c %u project/tool; findmnt -no OPTIONS project", cwd="/home/user").stdout
+        assert sees.startswith("0\n")
+        assert {"nosuid", "nodev"} <= set(sees.split()[1].split(","))
+
+
+def owner(path: Path) -> int:
+    status = path.stat()
+    assert status.st_uid == status.st_gid
+    return status.st_uid
+
+
+def test_a_read_only_directory_stays_as_it_is(service: Service, project: Path) -> None:
+    (project / "given").write_text("x")
+    metadata = mounting({"hostPath": str(project), "mountPath": "/mnt/given", "readOnly": True})
+    with Sandbox.create("base", metadata=metadata, **service.client) as sandbox:
+        assert sandbox.files.read("/mnt/given/given") == "x"
+        for command in (
+            "touch /mnt/given/new",
+            "rm /mnt/given/given",
+            "mount -o remount,rw /mnt/given && touch /mnt/given/x",
+        ):
+            with pytest.raises(CommandExitException):
+                sandbox.commands.run(command, user="root")
+        with pytest.raises(CommandExitException, match="Read-only file system"):
+            sandbox.commands.run("touch /mnt/given/new", user="user")
+    assert os.listdir(project) == ["given"]
+
+
+def test_what_was_not_allowed_is_refused_with_words(service: Service, shared: Path, project: Path) -> None:
+    (project / "out").symlink_to("/etc")
+    (project / "file").touch()
+    wishes = {
+        "/etc": f"hostPath must be under one of [{shared}]",
+        f"{shared}/../x": "hostPath must be under one of",
+        f"{project}/out": "leads out",
+        f"{project}/file": "not a directory",
+        f"{project}/missing": "does not exist",
+    }
+    for path, words in wishes.items():
+        with pytest.raises(SandboxException, match="400") as caught:
+            Sandbox.create("base", metadata=mounting({"hostPath": path, "mountPath": "/mnt"}), **service.client)
+        assert words in str(caught.value)
+    assert not [box for box in service.get("/v2/sandboxes").json() if box["state"] == "creating"]
+
+
+def test_several_directories_and_a_restart(service: Service, project: Path) -> None:
+    for name in "ab":
+        (project / name).mkdir()
+        (project / name / "file").write_text(name)
+    entries = [{"hostPath": f"{project}/{name}", "mountPath": f"/srv/{name}"} for name in "ab"]
+    sandbox = Sandbox.create("base", metadata=mounting(*entries), **service.client)
+    service.kill()
+    service.up()
+    assert sandbox.commands.run("cat /srv/a/file /srv/b/file").stdout == "ab"
+    sandbox.kill()
+    assert (project / "a/file").read_text() == "a"

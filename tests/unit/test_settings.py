@@ -49,6 +49,13 @@ def test_the_callback_has_cubesandboxes_name_too(monkeypatch: pytest.MonkeyPatch
         ("log_level", "loud"),
         ("auth_callback_url", "ftp://x"),
         ("auth_callback_url", "http://"),
+        ("host_mount_prefixes", "/"),
+        ("host_mount_prefixes", "/data,/"),
+        ("host_mount_prefixes", "//./"),
+        ("host_mount_prefixes", "data"),
+        ("host_mount_prefixes", "/data/../.."),
+        ("host_mount_uid", 0),
+        ("host_mount_uid", 0x2000_0000),
     ],
 )
 def test_nonsense_is_refused(name: str, value: object) -> None:
@@ -58,3 +65,14 @@ def test_nonsense_is_refused(name: str, value: object) -> None:
 
 def test_the_key_is_not_shown() -> None:
     assert "e2b_secret" not in repr(Settings(api_key="e2b_secret"))
+
+
+def test_directories_of_the_host_are_cleaned() -> None:
+    settings = Settings(host_mount_prefixes="/data/shared/,//srv/./x")
+    assert settings.host_mount_directories == ("/data/shared", "/srv/x")
+    assert Settings().host_mount_directories == ()
+
+
+def test_ids_of_shared_files_need_room() -> None:
+    with pytest.raises(ValidationError, match="131072"):
+        Settings(id_base=65536, host_mount_prefixes="/data")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from cube.api.host_mounts import KEY, host_mounts
 from cube.api.schemas.requests import Network, NewSandbox
 from cube.master.sandboxes.requests import CreateSandbox
 from cube.model.errors import Unsupported
 from cube.model.sandbox import OnTimeout
 
-#: Key of the metadata in which CubeSandbox's clients ask for directories of the host.
-_HOST_MOUNT = "host-mount"
-
 
 def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
     """What the service is asked. Raises ``Unsupported``: a wish that has a meaning is never silently dropped."""
     _require_supported(body)
+    metadata = body.metadata or {}
     return CreateSandbox(
         template=body.template_id,
         timeout=default_timeout if body.timeout is None else body.timeout,
         on_timeout=_on_timeout(body),
         auto_resume=_auto_resume(body),
-        metadata=body.metadata or {},
+        metadata={key: value for key, value in metadata.items() if key != KEY},
         env_vars={**(body.envs or {}), **(body.env_vars or {})},
         public_traffic=body.network is None or body.network.allow_public_traffic is not False,
+        host_mounts=host_mounts(metadata),
         mask_request_host=None if body.network is None else body.network.mask_request_host,
     )
 
@@ -43,7 +43,6 @@ def _require_supported(body: NewSandbox) -> None:
         "autoPauseMemory: false": not body.auto_pause_memory,
         "volumeMounts": bool(body.volume_mounts),
         "iam": bool(body.iam),
-        f"metadata.{_HOST_MOUNT}": _HOST_MOUNT in (body.metadata or {}),
         **(_network_wishes(body.network) if body.network else {}),
     }
     for field, wished in wishes.items():

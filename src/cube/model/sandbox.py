@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from cube.model.mounts import HostMount
 from cube.model.resources import Resources
 from cube.model.template import Template
 
@@ -62,6 +63,7 @@ class SandboxSpec:
     env_vars: dict[str, str] = field(default_factory=dict)
     #: Token that envd requests must carry; ``None`` leaves envd open to everyone who reaches the proxy.
     envd_access_token: str | None = field(default=None, repr=False)
+    host_mounts: tuple[HostMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,4 @@ class Sandbox:
     #: Name of the runtime that isolates it, e.g. ``container``.
     runtime: str
     ingress: Ingress = field(default_factory=Ingress)
+    host_mounts: tuple[HostMount, ...] = ()

@@ -7,6 +7,7 @@ from cube.api.creation import create_request
 from cube.api.schemas.requests import NewSandbox
 from cube.master.sandboxes.requests import CreateSandbox
 from cube.model.errors import Unsupported
+from cube.model.mounts import HostMount
 from cube.model.sandbox import OnTimeout
 
 
@@ -30,6 +31,12 @@ def test_both_ways_to_ask_for_a_pause(fields: dict[str, object]) -> None:
 @pytest.mark.parametrize("fields", [{"autoResume": {"enabled": True}}, {"lifecycle": {"autoResume": True}}])
 def test_both_ways_to_ask_for_waking(fields: dict[str, object]) -> None:
     assert request(**fields).auto_resume
+
+
+def test_directories_of_the_host_are_no_metadata() -> None:
+    asked = request(metadata={"a": "b", "host-mount": '[{"hostPath": "/data/x", "mountPath": "/mnt"}]'})
+    assert asked.metadata == {"a": "b"}
+    assert asked.host_mounts == (HostMount("/data/x", "/mnt"),)
 
 
 def test_who_may_reach_it() -> None:
@@ -75,7 +82,6 @@ def test_what_asks_for_nothing_more_is_accepted(fields: dict[str, object]) -> No
         ({"autoPauseMemory": False}, "autoPauseMemory"),
         ({"volumeMounts": [{"name": "v", "path": "/v"}]}, "volumeMounts"),
         ({"iam": {"tokens": {}}}, "iam"),
-        ({"metadata": {"host-mount": "[]"}}, "host-mount"),
         ({"network": {"allowOut": ["1.1.1.1"]}}, "allowOut"),
         ({"network": {"rules": {"x": []}}}, "rules"),
         ({"network": {"egressProxy": {"address": "x:1"}}}, "egressProxy"),

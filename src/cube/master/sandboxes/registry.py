@@ -62,6 +62,7 @@ def new_entry(request: CreateSandbox, template: Template, *, runtime: str, now: 
         envd_access_token=new_token(),
         runtime=runtime,
         ingress=Ingress(None if request.public_traffic else new_token(), request.mask_request_host),
+        host_mounts=request.host_mounts,
     )
     return Entry(sandbox, SandboxRecord(sandbox, template).spec)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cube.master.sandboxes.lifecycle import VisibleState
+from cube.model.mounts import HostMount
 from cube.model.sandbox import OnTimeout, Sandbox
 
 
@@ -23,6 +24,7 @@ class CreateSandbox:
     public_traffic: bool = True
     #: See :class:`cube.model.sandbox.Ingress`.
     mask_request_host: str | None = None
+    host_mounts: tuple[HostMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import RowMapping
 
 from cube.master.store.secretbox import SecretBox
+from cube.model.mounts import HostMount
 from cube.model.resources import Resources
 from cube.model.sandbox import Ingress, OnTimeout, Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
@@ -34,6 +35,7 @@ class SandboxRecord:
             resources=self.sandbox.resources,
             env_vars=self.sandbox.env_vars,
             envd_access_token=self.sandbox.envd_access_token,
+            host_mounts=self.sandbox.host_mounts,
         )
 
 
@@ -89,6 +91,7 @@ def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
         envd_access_token=secrets["envd_access_token"],
         runtime=row["runtime"],
         ingress=Ingress(**secrets.get("ingress", {})),
+        host_mounts=tuple(HostMount(**mount) for mount in secrets.get("host_mounts", ())),
     )
     return SandboxRecord(sandbox, _TEMPLATE.validate_python(row["manifest"]))
 
@@ -98,6 +101,7 @@ def _seal(sandbox: Sandbox, box: SecretBox) -> bytes:
         "env_vars": sandbox.env_vars,
         "envd_access_token": sandbox.envd_access_token,
         "ingress": sandbox.ingress,
+        "host_mounts": sandbox.host_mounts,
     }
     return box.seal(orjson.dumps(secrets), sandbox.sandbox_id.encode())
 

@@ -86,7 +86,7 @@ sandboxes = Table(
     Column("pids", Integer, nullable=False),
     Column("open_files", Integer, nullable=False),
     Column("metadata", JSON, nullable=False),
-    #: Environment variables, tokens, and who may reach it, encrypted.
+    #: Environment variables, tokens, who may reach it and what it mounts, encrypted.
     Column("secrets", LargeBinary, nullable=False),
     Column("runtime", String(32), nullable=False),
     # Serves both questions asked of it: what is alive (NULL), and what ended long ago.

@@ -87,8 +87,23 @@ class Launcher:
 
         Raises ``HostError`` when the kernel refuses.
         """
+        return await self._namespace(Kind.USERNS, Writer().u32(base).u32(size))
+
+    async def id_map(self, owner: int, extents: Sequence[tuple[int, int, int]]) -> int:
+        """Descriptor of a user namespace of the user ``owner``, for id-mapped mounts and never to be entered.
+
+        An extent (inside, outside, size) lets ids from ``inside`` on stand for those from ``outside`` on; 8 at most.
+        Raises ``HostError`` when the kernel refuses.
+        """
+        body = Writer().u32(owner).u32(len(extents))
+        for extent in extents:
+            for number in extent:
+                body.u32(number)
+        return await self._namespace(Kind.ID_MAP, body)
+
+    async def _namespace(self, kind: Kind, body: Writer) -> int:
         channel = await self._connected()
-        answer = channel.request(Kind.USERNS, Writer().u32(base).u32(size).finish(), ())
+        answer = channel.request(kind, body.finish(), ())
         cancelled = await channel.settled(answer)
         message = answer.result()
         if message.kind != Kind.NAMESPACE:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cube.cubelet.runtime.container import steps
+from cube.cubelet.runtime.container.attachments import Attachment
 from cube.cubelet.runtime.container.seccomp.bpf import filter_bytes
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
@@ -73,7 +74,7 @@ _READY_MADE = ("proc", "sys", "dev")
 
 def prepare_stage(stage: Path) -> None:
     """Make the empty directories of the host that every start mounts over, in its own mount namespace."""
-    for name in ("image", "root", *(f"ahead/{name}" for name in _READY_MADE)):
+    for name in ("image", "root", "mount", *(f"ahead/{name}" for name in _READY_MADE)):
         (stage / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
@@ -102,6 +103,7 @@ class Place:
     id_base: int
     hostname: str
     address: str
+    attachments: tuple[Attachment, ...]
     #: The ``cube-init`` program, shown as /usr/bin/sudo; ``None`` where the template has no users for it.
     sudo: Path | None
 
@@ -119,6 +121,9 @@ def file_system(place: Place) -> Iterator[Step]:
         yield steps.MoveIn(str(place.stage / "ahead" / name), f"/{name}")
     if place.sudo is not None:
         yield steps.Bind(str(place.sudo), "/usr/bin/sudo", MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV)
+    for attachment in place.attachments:
+        yield steps.AttachHost(attachment.mount, str(place.stage / "mount"))
+        yield steps.MoveIn(str(place.stage / "mount"), attachment.target)
     yield steps.Pivot()
 
 

@@ -17,6 +17,7 @@ from cube.cubelet.cgroups.detect import detect
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.runtime.base import Capabilities, Instance, LocalGuest, Snapshot
 from cube.cubelet.runtime.container import rootfs, syscalls, users
+from cube.cubelet.runtime.container.attachments import Attachment, Attachments
 from cube.cubelet.runtime.container.binary import find_cube_init
 from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.host_limits import raise_limits
@@ -75,6 +76,7 @@ class ContainerRuntime:
         self._links = LinkPool(settings)
         self._cgroups = CgroupManager(settings, detect())
         self._launcher = Launcher()
+        self._attachments = Attachments(settings, self._launcher)
         self._seats = SeatPool(settings, self._links, self._cgroups, self._volume, self._launcher)
         self._records = Records(settings.run_dir / "sandboxes")
         self._instances: dict[str, ContainerInstance] = {}
@@ -144,7 +146,8 @@ class ContainerRuntime:
         seat = await self._seats.acquire()
         try:
             with ExitStack() as borrowed:
-                plan = self._plan(spec, seat, borrowed)
+                attachments = await self._attachments.of_host(spec.host_mounts, seat.id_base, borrowed)
+                plan = self._plan(spec, seat, attachments, borrowed)
                 launched = await self._launcher.resume(_taken(seat), plan)
             instance = await self._settle(spec, seat, launched)
         except BaseException:
@@ -217,7 +220,7 @@ class ContainerRuntime:
             raise HostError(f"sandbox {instance.sandbox_id!r} belongs to another runtime")
         return instance
 
-    def _plan(self, spec: SandboxSpec, seat: Seat, borrowed: ExitStack) -> Plan:
+    def _plan(self, spec: SandboxSpec, seat: Seat, attachments: tuple[Attachment, ...], borrowed: ExitStack) -> Plan:
         """Everything that is done on the host before the launch. Descriptors live as long as ``borrowed``.
 
         Half a millisecond of system calls that do not wait for a disk, so it stays on the loop: a thread took twice as
@@ -237,6 +240,7 @@ class ContainerRuntime:
             id_base=seat.id_base,
             hostname=spec.sandbox_id,
             address=str(seat.link.address),
+            attachments=attachments,
             sudo=self._program if sudo_uids else None,
         )
         plan = Plan(listener.fileno(), sudo_uids)

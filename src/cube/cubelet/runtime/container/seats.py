@@ -27,12 +27,9 @@ from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError
 from cube.model.resources import Resources
 from cube.netagent.links import Link, LinkPool
-from cube.settings import Settings
+from cube.settings import ID_RANGE, Settings
 
 log = structlog.get_logger(__name__)
-
-#: Ids in the range of one sandbox: all that an image can use.
-ID_RANGE = 65536
 
 #: Seconds before the pool tries again after the machine refused a seat.
 _PAUSE_AFTER_FAILURE = 1.0

@@ -33,6 +33,7 @@ _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 
 MNT_DETACH = 2
+_MS_PRIVATE = 1 << 18
 
 
 class MountAttr(IntFlag):
@@ -89,12 +90,20 @@ def open_tree(path: str, *, dir_fd: int = AT_FDCWD, recursive: bool = False) -> 
     return _call(_NR_OPEN_TREE, dir_fd, os.fsencode(path), flags, subject=path)
 
 
-def mount_setattr(mount: int, attributes: MountAttr, *, userns: int | None = None, recursive: bool = False) -> None:
+def mount_setattr(
+    mount: int, attributes: MountAttr, *, userns: int | None = None, recursive: bool = False, private: bool = False
+) -> None:
     """Set attributes of an open mount, ``MountAttr.IDMAP`` with the user namespace whose map it takes.
+
+    With ``private`` what is mounted in its original from now on does not show in it.
 
     A mount can be id-mapped only once and only while it is detached.
     """
-    change = _MountAttributes(attr_set=int(attributes), userns_fd=userns if userns is not None else 0)
+    change = _MountAttributes(
+        attr_set=int(attributes),
+        propagation=_MS_PRIVATE if private else 0,
+        userns_fd=userns if userns is not None else 0,
+    )
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _call(_NR_MOUNT_SETATTR, mount, b"", flags, ctypes.byref(change), ctypes.sizeof(change))
 

@@ -48,6 +48,7 @@ class Kind(IntEnum):
 
     USERNS = 1
     LAUNCH = 2
+    ID_MAP = 3
     NAMESPACE = 0x101
     LAUNCHED = 0x102
 

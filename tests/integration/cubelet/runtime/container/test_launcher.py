@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.runtime.container import launcher as launcher_module
-from cube.cubelet.runtime.container import steps
+from cube.cubelet.runtime.container import steps, syscalls
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.steps import Step
+from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.runtime.container.wire import Kind
 from cube.model.errors import HostError
 from support.launch_ground import (
@@ -262,6 +263,44 @@ class TestFailure:
         with pytest.raises(HostError, match="making a user namespace failed: Invalid argument"):
             await launcher.userns(ID_BASE, 0)
         assert await childless(launcher_pid(launcher))
+
+
+class TestIdMaps:
+    async def test_ids_stand_for_others_in_a_mount(self, launcher: Launcher, tmp_path: Path) -> None:
+        tmp_path.chmod(0o755)  # whose owner is nobody through the map: not even root may pass otherwise
+        for uid in (10, 77, 500):
+            (tmp_path / str(uid)).touch()
+            os.chown(tmp_path / str(uid), uid, uid)
+        id_map = await launcher.id_map(ID_BASE, [(10, ID_BASE, 5), (77, ID_BASE + 5, 1)])
+        tree = syscalls.open_tree(str(tmp_path))
+        try:
+            syscalls.mount_setattr(tree, MountAttr.IDMAP, userns=id_map, private=True)
+            seen = {name: os.stat(name, dir_fd=tree) for name in ("10", "77", "500")}
+        finally:
+            os.close(tree)
+            os.close(id_map)
+        assert {name: (status.st_uid, status.st_gid) for name, status in seen.items()} == {
+            "10": (ID_BASE, ID_BASE),
+            "77": (ID_BASE + 5, ID_BASE + 5),
+            "500": (65534, 65534),
+        }
+
+    @pytest.mark.parametrize(
+        ("extents", "reason"),
+        [
+            ([], "Invalid argument"),
+            ([(0, ID_BASE, 2), (1, ID_BASE + 5, 2)], "Invalid argument"),
+            ([(number, ID_BASE + number, 1) for number in range(9)], "Bad message"),
+        ],
+    )
+    async def test_maps_that_make_no_sense(
+        self, launcher: Launcher, extents: list[tuple[int, int, int]], reason: str
+    ) -> None:
+        before = open_fds()
+        with pytest.raises(HostError, match=reason):
+            await launcher.id_map(ID_BASE, extents)
+        assert await childless(launcher_pid(launcher))
+        assert open_fds() == before
 
 
 class TestTargets:

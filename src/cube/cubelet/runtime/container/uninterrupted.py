@@ -1,0 +1,26 @@
+"""Blocking work in a thread that a cancellation does not leave behind unfinished."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call ``function`` in a thread. A caller that is cancelled learns of it when the call has returned, so that it can
+    undo what was done; the thread of ``asyncio.to_thread`` would still be at it."""
+    work = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((work,))
+        work.exception()  # nobody is left to hear of it
+        raise
