@@ -267,7 +267,7 @@ class TestFailure:
 
 class TestIdMaps:
     async def test_ids_stand_for_others_in_a_mount(self, launcher: Launcher, tmp_path: Path) -> None:
-        tmp_path.chmod(0o755)  # whose owner is nobody through the map: not even root may pass otherwise
+        os.chmod(tmp_path, 0o755)  # whose owner is nobody through the map: not even root may pass otherwise
         for uid in (10, 77, 500):
             (tmp_path / str(uid)).touch()
             os.chown(tmp_path / str(uid), uid, uid)
