@@ -17,6 +17,7 @@ from cube.model import errors
         (errors.NotFound("x"), Code.NOT_FOUND),
         (errors.Conflict("x"), Code.FAILED_PRECONDITION),
         (AlreadyExists("x"), Code.ALREADY_EXISTS),
+        (errors.KeyReused("x"), Code.INVALID_ARGUMENT),
         (errors.Unsupported("x"), Code.UNIMPLEMENTED),
         (errors.LimitExceeded("x"), Code.RESOURCE_EXHAUSTED),
         (errors.Unavailable("x"), Code.UNAVAILABLE),
