@@ -216,11 +216,13 @@ def test_silence_is_broken_by_keepalives(node: Node, monkeypatch: pytest.MonkeyP
 def test_slow_client_holds_the_cell_back(node: Node, client: Sandbox) -> None:
     """What a client does not read stays in the sandbox: the cell cannot write more than the pipes and buffers hold."""
     client.run_code("n = 0")
-    body = {"code": "for n in range(500):\n    print('x' * 200_000)"}
+    body = {"code": "for n in range(5000):\n    print('x' * 200_000)"}
     with httpx.stream("POST", f"{node.url}/execute", json=body, headers=HEADERS) as response:
         next(response.iter_raw())
         time.sleep(1)
-    assert int(client.run_code("n").text or "0") < 400
+    # When the client goes away what waits is let through, until the interrupt arrives: that is a small part of 1 GB.
+    reached = int(client.run_code("n").text or "0")
+    assert reached < 2500
 
 
 def test_chatter_between_cells_is_dropped_and_blocks_nobody(client: Sandbox) -> None:
