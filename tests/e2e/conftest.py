@@ -20,7 +20,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A running service that the tests of a session share."""
-    service = Service(tmp_path_factory.mktemp("service"), templates, "e2ea", "10.232.0.0/20")
+    service = Service(tmp_path_factory.mktemp("service"), templates, 0)
     service.up()
     try:
         yield service
@@ -31,7 +31,7 @@ def service(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def own_service(templates: Path, tmp_path: Path) -> Iterator[Service]:
     """A service for one test, not started yet."""
-    service = Service(tmp_path, templates, "e2eb", "10.233.0.0/20")
+    service = Service(tmp_path, templates, 1)
     try:
         yield service
     finally:

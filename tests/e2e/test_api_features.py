@@ -37,7 +37,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(templates: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with the settings that these tests need."""
     more = {"CUBE_HOST_MOUNT_PREFIXES": str(shared), "CUBE_HOST_MOUNT_UID": str(OWNER)}
-    service = Service(tmp_path_factory.mktemp("features"), templates, "e2ef", "10.238.0.0/20", more=more)
+    service = Service(tmp_path_factory.mktemp("features"), templates, 3, more=more)
     service.up()
     try:
         yield service

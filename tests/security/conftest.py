@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,11 @@ from cube.model.errors import TemplateNotFound
 from cube.model.template import Template
 from cube.settings import Settings
 from security.ground import Box, Ground
+from support import slots
 from support.images import CACHE, builtin_templates
+
+#: See :class:`support.service.Service`.
+_PART = 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,30 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def place() -> Iterator[int]:
-    """A number that no other run of these tests has at the moment."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    for number in range(4):
-        with (CACHE / f"attack-{number}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield number
-            return
-    pytest.fail("four other runs of these tests are under way on this machine")
-
-
-@pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory, place: int) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """An instance beside all others on this machine."""
     directory = tmp_path_factory.mktemp("security")
     return Settings(
-        instance=f"attack{place}",
+        instance=slots.instance(_PART),
         state_dir=directory / "state",
         run_dir=directory / "run",
-        network_cidr=f"10.244.{place * 16}.0/20",
-        id_base=0x5000_0000 + place * 0x0800_0000,
+        network_cidr=slots.network(_PART),
+        id_base=0x6000_0000 + slots.slot() * 0x0100_0000,
         volume_gb=4,
         seat_pool=2,
     )

@@ -18,6 +18,8 @@ from typing import Any
 
 import httpx
 
+from support import slots
+
 _CUBE = (sys.executable, "-m", "cube.cli.main")
 
 
@@ -34,9 +36,8 @@ class Service:
 
     directory: Path
     templates: Path
-    #: One letter and a digit: every instance has other names and another part of the network.
-    instance: str
-    network: str
+    #: 0 to 15, another one for every service of a run: each has names and a part of the network of its own.
+    part: int
     port: int = field(default_factory=free_port)
     more: Mapping[str, str] = field(default_factory=dict)
     #: Below a directory that the proxy's user may enter, which pytest's are not.
@@ -48,6 +49,14 @@ class Service:
         link = self.directory / "state" / "templates"
         if not link.exists():
             link.symlink_to(self.templates)
+
+    @property
+    def instance(self) -> str:
+        return slots.instance(self.part)
+
+    @property
+    def network(self) -> str:
+        return slots.network(self.part)
 
     @property
     def url(self) -> str:

@@ -22,7 +22,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service of our own."""
     templates = tmp_path_factory.mktemp("images") / "templates"
     builtin_templates(templates)
-    service = Service(tmp_path_factory.mktemp("service"), templates, "inti", "10.234.0.0/20")
+    service = Service(tmp_path_factory.mktemp("service"), templates, 2)
     service.up()
     try:
         yield service
