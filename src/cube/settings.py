@@ -93,6 +93,16 @@ class Settings(BaseSettings):
         default=64100,
         description="Host user id that the inbound proxy runs as; only it may open connections to sandboxes.",
     )
+    egress_port: int = Field(
+        default=15001,
+        ge=1,
+        le=65535,
+        description="Port on the loopback address that connections of sandboxes with egress rules are diverted to.",
+    )
+    egress_uid: int = Field(
+        default=64101,
+        description="Host user id that the outbound proxy runs as; never the inbound proxy's.",
+    )
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="Least severe level that is logged."
     )

@@ -1,4 +1,4 @@
-"""Imports point one way: cli, api → master → cubelet → netagent, egress, proxy, envd → model."""
+"""Imports point one way: cli, api → master → cubelet → netagent, egress → proxy, envd → model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LAYERS = {
     "settings": 0,
     "envd": 1,
     "proxy": 1,
-    "egress": 1,
-    "netagent": 1,
-    "cubelet": 2,
-    "master": 3,
-    "api": 4,
-    "bench": 4,
-    "cli": 5,
+    "egress": 2,
+    "netagent": 2,
+    "cubelet": 3,
+    "master": 4,
+    "api": 5,
+    "bench": 5,
+    "cli": 6,
 }
 
 
