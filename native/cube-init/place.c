@@ -38,6 +38,12 @@ int step_new_cgroupns(struct sandbox *sandbox, const union field *f)
     return unshare((int)K_CLONE_NEWCGROUP);
 }
 
+int step_new_net(struct sandbox *sandbox, const union field *f)
+{
+    (void)sandbox, (void)f;
+    return unshare((int)K_CLONE_NEWNET);
+}
+
 int step_hostname(struct sandbox *sandbox, const union field *f)
 {
     (void)sandbox;

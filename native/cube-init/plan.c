@@ -6,7 +6,7 @@
 #include "steps.h"
 
 /* Letters of the fields: d descriptor, u u32, i i32, q u64, s bytes without a zero byte, b bytes, p list of pairs of
- * such strings, n list of u32. */
+ * such strings, l list of such strings, n list of u32, f list of descriptors. */
 static const struct operation operations[] = {
     [1] = {"d", step_join_cgroup},
     [2] = {"d", step_enter_net},
@@ -35,6 +35,8 @@ static const struct operation operations[] = {
     [25] = {"d", step_clone_into_cgroup},
     [26] = {"d", step_park},
     [27] = {"ss", step_move_in},
+    [28] = {"ddsllf", step_execute},
+    [29] = {"", step_new_net},
 };
 enum { N_OPERATIONS = sizeof operations / sizeof *operations };
 
@@ -60,6 +62,20 @@ static void decode_pairs(struct plan *plan, struct reader *body, union field *fi
         plan->strings[plan->n_strings++] = get_string(body);
 }
 
+/* Followed by a NULL, as execve() wants it. */
+static void decode_strings(struct plan *plan, struct reader *body, union field *field)
+{
+    field->span.first = plan->n_strings;
+    field->span.count = get_count(body, sizeof(uint32_t));
+    if (field->span.count >= MAX_STRINGS - plan->n_strings) {
+        body->bad = true;
+        return;
+    }
+    for (uint32_t i = 0; i < field->span.count && !body->bad; i++)
+        plan->strings[plan->n_strings++] = get_string(body);
+    plan->strings[plan->n_strings++] = NULL;
+}
+
 static void decode_numbers(struct plan *plan, struct reader *body, union field *field)
 {
     field->span.first = plan->n_numbers;
@@ -68,6 +84,16 @@ static void decode_numbers(struct plan *plan, struct reader *body, union field *
         body->bad = true;
     for (uint32_t i = 0; i < field->span.count && !body->bad; i++)
         plan->numbers[plan->n_numbers++] = get_u32(body);
+}
+
+static void decode_fds(struct plan *plan, struct message *message, union field *field)
+{
+    field->span.first = plan->n_numbers;
+    field->span.count = get_count(&message->body, sizeof(uint32_t));
+    if (field->span.count > MAX_NUMBERS - plan->n_numbers)
+        message->body.bad = true;
+    for (uint32_t i = 0; i < field->span.count && !message->body.bad; i++)
+        plan->numbers[plan->n_numbers++] = (uint32_t)decode_fd(plan, message);
 }
 
 static void decode_field(struct plan *plan, struct message *message, char type, union field *field)
@@ -81,7 +107,9 @@ static void decode_field(struct plan *plan, struct message *message, char type, 
     case 's': field->string = get_string(body); break;
     case 'b': field->bytes = get_bytes(body); break;
     case 'p': decode_pairs(plan, body, field); break;
+    case 'l': decode_strings(plan, body, field); break;
     case 'n': decode_numbers(plan, body, field); break;
+    case 'f': decode_fds(plan, message, field); break;
     }
 }
 
@@ -97,11 +125,12 @@ static bool decode_step(struct plan *plan, struct message *message, struct step 
     return !message->body.bad;
 }
 
-/* SERVE or PARK is the last step and nothing but the last; CLONE_INTO_CGROUP can only be the first. */
+/* SERVE, EXECUTE or PARK is the last step and nothing but the last; CLONE_INTO_CGROUP can only be the first. */
 static bool well_ordered(const struct plan *plan, uint32_t index, uint32_t count)
 {
     int (*run)(struct sandbox *, const union field *) = plan->steps[index].operation->run;
-    return (run == step_serve || run == step_park) == (index + 1 == count) && (run != step_clone_into_cgroup || index == 0);
+    bool last = run == step_serve || run == step_execute || run == step_park;
+    return last == (index + 1 == count) && (run != step_clone_into_cgroup || index == 0);
 }
 
 static bool decode_steps(struct plan *plan, struct message *message)

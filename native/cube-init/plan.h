@@ -9,8 +9,8 @@
 enum {
     MAX_STEPS = 256,
     MAX_FIELDS = 6,
-    MAX_STRINGS = 512, /* keys and values of all MOUNT steps */
-    MAX_NUMBERS = 64,  /* user ids of SERVE */
+    MAX_STRINGS = 512, /* keys and values of all MOUNT steps, arguments and environment of EXECUTE */
+    MAX_NUMBERS = 64,  /* user ids of SERVE, descriptors of EXECUTE */
 };
 
 union field {
@@ -41,8 +41,8 @@ struct plan {
     uint32_t numbers[MAX_NUMBERS];
 };
 
-/* Decode the body of a LAUNCH; the plan refers to the message, which must outlive it. The last step is SERVE or PARK
- * and no other is. -1 with errno EBADMSG when it is malformed; plan->n_steps is then the index of the culprit, or
+/* Decode the body of a LAUNCH; the plan refers to the message, which must outlive it. The last step is SERVE, EXECUTE or
+ * PARK and no other is. -1 with errno EBADMSG when it is malformed; plan->n_steps is then the index of the culprit, or
  * UINT32_MAX for a number of steps that cannot be. */
 int plan_decode(struct plan *plan, struct message *message);
 

@@ -54,6 +54,7 @@ int step_join_cgroup(struct sandbox *sandbox, const union field *f);
 int step_clone_into_cgroup(struct sandbox *sandbox, const union field *f);
 int step_enter_net(struct sandbox *sandbox, const union field *f);
 int step_new_cgroupns(struct sandbox *sandbox, const union field *f);
+int step_new_net(struct sandbox *sandbox, const union field *f);
 int step_hostname(struct sandbox *sandbox, const union field *f);
 int step_sysctl(struct sandbox *sandbox, const union field *f);
 int step_oom_score(struct sandbox *sandbox, const union field *f);
@@ -64,6 +65,9 @@ int step_enter_user(struct sandbox *sandbox, const union field *f);
 int step_capabilities(struct sandbox *sandbox, const union field *f);
 int step_no_new_privs(struct sandbox *sandbox, const union field *f);
 int step_seccomp(struct sandbox *sandbox, const union field *f);
+
+/* execute.c */
+int step_execute(struct sandbox *sandbox, const union field *f);
 
 /* steps.c */
 int step_park(struct sandbox *sandbox, const union field *f);

@@ -147,7 +147,17 @@ class Launcher:
             raise
         return parked
 
-    async def _start(self, complete: Callable[[int], list[Step]], expected: Kind) -> Launched:
+    async def execute(self, complete: Callable[[int], list[Step]]) -> tuple[int, int]:
+        """Carry out steps that end in :class:`~cube.cubelet.runtime.container.execute.Execute`, which ``complete`` makes
+        for a control socket; returns process id and pidfd, the caller's, once the program runs.
+
+        Raises and undoes like :meth:`launch`.
+        """
+        started = await self._start(complete, None)
+        started.control.close()
+        return started.pid, started.pidfd
+
+    async def _start(self, complete: Callable[[int], list[Step]], expected: Kind | None) -> Launched:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
@@ -338,13 +348,15 @@ async def discard(parked: Launched) -> None:
     await _protected(_end(parked.pidfd))
 
 
-async def _expect(control: socket.socket, kind: Kind, steps: Sequence[Step]) -> None:
-    """Wait for a process to report this; raises ``HostError`` when it reports anything else, or nothing."""
+async def _expect(control: socket.socket, kind: Kind | None, steps: Sequence[Step]) -> None:
+    """Wait for a process to report this, ``None``: to close the socket; raises ``HostError`` for anything else."""
     if not await _readable(control.fileno(), ANSWER_SECONDS):
         raise HostError(f"the first process of the sandbox was not ready within {ANSWER_SECONDS:g} seconds")
     try:
         message = wire.receive(control)
         if message is None:
+            if kind is None:
+                return
             raise HostError("the first process of the sandbox ended before it was ready")
         if message.kind != kind:
             raise _refused(message, partial(describe, steps))

@@ -87,6 +87,19 @@ class EnterNet(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class NewNet(Step):
+    """Leave for a new network namespace that has nothing but a loopback interface that is down."""
+
+    op: ClassVar[int] = 29
+
+    def encode(self, body: Writer, index: Index) -> None:
+        pass
+
+    def __str__(self) -> str:
+        return "making an empty network namespace"
+
+
+@dataclass(frozen=True, slots=True)
 class NewCgroupNamespace(Step):
     """Make the cgroups that were joined the roots of what the sandbox sees."""
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cube.cubelet.runtime.container import steps
+from cube.cubelet.runtime.container import execute, steps
 from cube.cubelet.runtime.container.plan import Plan, describe
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.runtime.container.wire import Reader, Writer
 
 _PROTOCOL = Path(__file__).parents[5] / "docs" / "cube-init.md"
-_STEPS = [kind for _, kind in inspect.getmembers(steps, inspect.isclass) if issubclass(kind, Step) and kind is not Step]
+_CLASSES = {kind for module in (steps, execute) for _, kind in inspect.getmembers(module, inspect.isclass)}
+_STEPS = [kind for kind in _CLASSES if issubclass(kind, Step) and kind is not Step]
 
 
 def encoded(step: Step) -> bytes:
@@ -42,6 +43,7 @@ LAYOUTS: list[tuple[Step, bytes]] = [
     (steps.CloneIntoCgroup(40), u32(0)),
     (steps.EnterNet(41), u32(1)),
     (steps.NewCgroupNamespace(), b""),
+    (steps.NewNet(), b""),
     (steps.Hostname("h"), text("h")),
     (steps.AttachHost(42, "/l"), u32(2) + text("/l")),
     (steps.Overlay(("/a", "/b"), "/u", "/w", "volatile"), text("/a:/b") + text("/u") + text("/w") + text("volatile")),
@@ -71,6 +73,10 @@ LAYOUTS: list[tuple[Step, bytes]] = [
     (steps.Park(44), u32(4)),
     (steps.MoveIn("/host/dev", "/dev"), text("/host/dev") + text("/dev")),
     (steps.Serve(40, 41, (1000, 1001)), u32(0, 1, 2, 1000, 1001)),
+    (
+        execute.Execute(40, 41, "/p", ("p", "-x"), ("A=b",), (43, 42)),
+        u32(0, 1) + text("/p") + u32(2) + text("p") + text("-x") + u32(1) + text("A=b") + u32(2, 3, 2),
+    ),
 ]
 
 
@@ -85,7 +91,7 @@ def test_every_step_is_in_the_document_under_its_number() -> None:
     found = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper(): kind.op for kind in _STEPS}
     found = {_WIRE_NAMES.get(name, name): op for name, op in found.items()}
     assert found.items() <= documented.items()
-    assert sorted(found.values()) == list(range(1, 28))
+    assert sorted(found.values()) == list(range(1, 30))
 
 
 #: Where Python's name is clearer than the one on the wire.
