@@ -15,7 +15,7 @@ from cube.netagent.rtnetlink import RouteSocket
 _libc = ctypes.CDLL(None, use_errno=True)
 
 #: What the programs below need, loaded before they give up the rights to read it.
-_PREAMBLE = "import encodings.idna, errno, os, socket, struct, sys, time\n"
+_PREAMBLE = "import encodings.idna, errno, hashlib, os, socket, struct, sys, time\n"
 #: Connects to argv[1]:argv[2] and prints what comes, or the name of the error.
 CONNECT = """
 try:

@@ -11,42 +11,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv4Network
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from cube.model.errors import CubeError, HostError, LimitExceeded, Unavailable
 from cube.netagent import namespaces
 from cube.netagent.addresses import AddressPlan
-from cube.netagent.factory import Link, LinkFactory
+from cube.netagent.factory import Factory, L
+from cube.netagent.tap import TapFactory, TapLink
+from cube.netagent.veth import Link, LinkFactory
 from cube.settings import Settings
 
-__all__ = ["Link", "LinkPool"]
+__all__ = ["Link", "LinkPool", "Pool", "TapLink", "TapPool"]
 
 _log = logging.getLogger(__name__)
 _DROPPED_AT_ONCE: Final = 64
 T = TypeVar("T")
 
 
-class LinkPool:
-    """Links of one instance. Use from one event loop; all blocking work is done on a thread of its own.
+class Pool(Generic[L]):
+    """Links of one kind of one instance. Use from one event loop; all blocking work is done on a thread of its own.
 
-    ``close`` must be called, also when ``start`` has failed.
+    Pools of several kinds share the instance's addresses: who makes the interface of an index first has it. ``close``
+    must be called, also when ``start`` has failed.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._plan = AddressPlan(settings.instance, IPv4Network(settings.network_cidr))
+    def __init__(self, settings: Settings, factory: Factory[L]) -> None:
+        self._plan = factory.plan
         self._target = settings.seat_pool
-        self._factory = LinkFactory(self._plan)
-        self._thread = namespaces.namespace_thread(f"{settings.instance}-links")
-        self._ready: deque[Link] = deque()
-        self._waiting: deque[asyncio.Future[Link]] = deque()
-        self._held: dict[int, Link] = {}
-        self._released: deque[Link] = deque()
-        self._doomed: deque[Link] = deque()
+        self._factory = factory
+        self._thread = namespaces.namespace_thread(f"{settings.instance}-{factory.kind}")
+        self._ready: deque[L] = deque()
+        self._waiting: deque[asyncio.Future[L]] = deque()
+        self._held: dict[int, L] = {}
+        self._released: deque[L] = deque()
+        self._doomed: deque[L] = deque()
         #: Indices of all of these and of the one being made.
         self._taken: set[int] = set()
         #: Indices whose interface was there before this pool, and which were neither adopted nor discarded yet.
@@ -70,7 +72,7 @@ class LinkPool:
         self._keeper = asyncio.create_task(self._keep(), name="links")
         self._wake.set()
 
-    async def acquire(self) -> Link:
+    async def acquire(self) -> L:
         """A link that nobody else has: at once while the pool lasts, else as soon as it is made (1 to 2 ms).
 
         ``LimitExceeded`` when every address is in use, ``HostError`` when the kernel refuses to make one.
@@ -82,13 +84,13 @@ class LinkPool:
         self._wake.set()
         return link
 
-    def release(self, link: Link) -> None:
+    def release(self, link: L) -> None:
         """Give a link back; the caller vouches that no process is left in its namespace, or else uses ``discard``."""
         if self._held.pop(link.index, None) is not None:
             self._released.append(link)
             self._wake.set()
 
-    async def adopt(self, index: int, pid: int) -> Link:
+    async def adopt(self, index: int, pid: int) -> L:
         """Take over the link of a sandbox that has run since before this service; ``pid`` is its first process.
 
         ``HostError`` when the process or the interface is gone, or when the two do not belong together.
@@ -112,7 +114,7 @@ class LinkPool:
         await self._run(self._factory.cut, index)
         link = self._held.pop(index, None)
         if link is not None:
-            os.close(link.namespace)
+            link.close()
             self._taken.discard(index)
         self._foreign.discard(index)
         self._wake.set()
@@ -134,10 +136,10 @@ class LinkPool:
         await self._run(self._let_go, links, remove)
         self._thread.shutdown()
 
-    def _known(self) -> list[Link]:
+    def _known(self) -> list[L]:
         return [*self._ready, *self._released, *self._doomed, *self._held.values()]
 
-    async def _adopt(self, index: int, pid: int) -> Link:
+    async def _adopt(self, index: int, pid: int) -> L:
         try:
             link = await self._run(self._factory.adopt, index, pid)
         except BaseException:
@@ -147,16 +149,16 @@ class LinkPool:
         self._held[index] = link
         return link
 
-    def _let_go(self, links: list[Link], remove: bool) -> None:
+    def _let_go(self, links: list[L], remove: bool) -> None:
         if remove:
             self._factory.remove_all(links)
         else:
             for link in links:
-                os.close(link.namespace)
+                link.close()
         self._factory.close()
 
-    async def _next_made(self) -> Link:
-        waiting: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+    async def _next_made(self) -> L:
+        waiting: asyncio.Future[L] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         self._wake.set()
         try:
@@ -209,14 +211,14 @@ class LinkPool:
         await self._run(self._factory.drop, links)
         self._taken.difference_update(link.index for link in links)
 
-    async def _sort_out(self, link: Link, *, wanted: bool) -> None:
+    async def _sort_out(self, link: L, *, wanted: bool) -> None:
         """Use a released link again when it is wanted and as good as new."""
         if wanted and await self._run(self._factory.is_pristine, link):
             self._hand_out(link)
         else:
             self._doomed.append(link)
 
-    def _hand_out(self, link: Link) -> None:
+    def _hand_out(self, link: L) -> None:
         while self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
@@ -232,7 +234,7 @@ class LinkPool:
             if not waiting.done():
                 waiting.set_exception(error)
 
-    async def _make(self) -> Link:
+    async def _make(self) -> L:
         for _ in range(self._plan.capacity):
             index = self._take_index()
             try:
@@ -257,3 +259,22 @@ class LinkPool:
 
     async def _run(self, job: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
+
+
+def address_plan(settings: Settings) -> AddressPlan:
+    """Addresses and names of an instance's links."""
+    return AddressPlan(settings.instance, IPv4Network(settings.network_cidr))
+
+
+class LinkPool(Pool[Link]):
+    """Links of containers."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, LinkFactory(address_plan(settings)))
+
+
+class TapPool(Pool[TapLink]):
+    """Links of microVMs."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, TapFactory(address_plan(settings)))

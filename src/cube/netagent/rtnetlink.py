@@ -79,6 +79,8 @@ class LinkInfo:
 
     index: int
     name: str
+    #: ``veth``, ``tun`` and the like; empty for hardware.
+    kind: str
     #: Id that the asking namespace has for the one of a veth pair's other end; ``None`` when it is the same one.
     peer_namespace: int | None
     #: Packets, bytes, errors and drops in either direction, added up: 0 means that nothing ever crossed it.
@@ -109,6 +111,11 @@ def veth(name: str, mac: bytes, peer_name: str, peer_mac: bytes, peer_namespace:
     kind = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), data)
     body = _link() + text(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, mac) + queues + kind
     return Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def set_mac(index: int, mac: bytes) -> Message:
+    """Give an interface another hardware address."""
+    return Message(_RTM_NEWLINK, 0, _link(index) + attribute(_IFLA_ADDRESS, mac))
 
 
 def link_up(index: int, *, arp: bool = True) -> Message:
@@ -183,13 +190,18 @@ def _signed(value: bytes | None) -> int | None:
     return found if found >= 0 else None
 
 
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
 def _parse_link(body: bytes) -> LinkInfo:
     _, _, index, _, _ = _IFINFO.unpack_from(body)
     found = parse_attributes(body[_IFINFO.size :])
     counters = found.get(_IFLA_STATS64, b"")
     return LinkInfo(
         index=index,
-        name=found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        name=_text(found.get(_IFLA_IFNAME, b"")),
+        kind=_text(parse_attributes(found.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND, b"")),
         peer_namespace=_signed(found.get(_IFLA_LINK_NETNSID)),
         traffic=sum(_COUNTERS.unpack_from(counters)) if len(counters) >= _COUNTERS.size else 0,
     )

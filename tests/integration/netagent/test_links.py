@@ -15,10 +15,10 @@ import pytest
 from cube.cubelet.cgroups.events import poll_until
 from cube.model.errors import HostError, LimitExceeded, Unavailable
 from cube.netagent import namespaces
-from cube.netagent.factory import LinkFactory
 from cube.netagent.firewall import Firewall
 from cube.netagent.links import Link, LinkPool
 from cube.netagent.rtnetlink import RouteSocket, add_default_route
+from cube.netagent.veth import LinkFactory
 from cube.settings import Settings
 from support import network
 from support.network import CONNECT, GREET, PING, run, traces
