@@ -11,12 +11,14 @@ import json
 import struct
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import pyqwest
 
 from cube.bench.load import RoundFailed
 
 _ENVD_PORT = "49983"
+_INTERPRETER_PORT = "49999"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,13 @@ class Handle:
     sandbox_id: str
     token: str
 
+    def headers(self, port: str = _ENVD_PORT) -> dict[str, str]:
+        """What leads a request to a port of the sandbox, and lets it in."""
+        return {"e2b-sandbox-id": self.sandbox_id, "e2b-sandbox-port": port, "x-access-token": self.token}
+
 
 class Client:
-    """Use as an async context manager."""
+    """Use as an async context manager. All methods raise ``RoundFailed`` with the answer when it is not the hoped."""
 
     def __init__(self, url: str, api_key: str = "") -> None:
         self._url = url.rstrip("/")
@@ -45,46 +51,84 @@ class Client:
     ) -> None:
         await self._transport.__aexit__(kind, error, trace)
 
-    async def create(self, template: str) -> Handle:
-        """``POST /v2/sandboxes``; raises ``RoundFailed`` with the answer's text when it is refused."""
-        body = json.dumps({"templateID": template, "metadata": {}, "envVars": {}, "timeout": 120}).encode()
-        answer = await self._http.post(f"{self._url}/v2/sandboxes", headers=self._headers, content=body)
-        if answer.status != 201:
-            raise RoundFailed(f"create answered {answer.status}: {answer.text()[:200]}")
-        fields = json.loads(answer.content)
+    # -- the API ---------------------------------------------------------------------------------------------------
+
+    async def create(self, template: str, seconds: int = 120) -> Handle:
+        """``POST /v2/sandboxes``; it lives for ``seconds`` unless it is ended."""
+        body = {"templateID": template, "metadata": {}, "envVars": {}, "timeout": seconds}
+        fields = json.loads(await self._api("POST", "/v2/sandboxes", 201, body))
         return Handle(fields["sandboxID"], fields.get("envdAccessToken") or "")
 
     async def kill(self, sandbox: Handle) -> None:
         """``DELETE /sandboxes/{id}``."""
-        answer = await self._http.delete(f"{self._url}/sandboxes/{sandbox.sandbox_id}", headers=self._headers)
-        if answer.status != 204:
-            raise RoundFailed(f"kill answered {answer.status}: {answer.text()[:200]}")
+        await self._api("DELETE", f"/sandboxes/{sandbox.sandbox_id}", 204)
+
+    async def pause(self, sandbox: Handle) -> None:
+        """``POST /sandboxes/{id}/pause``."""
+        await self._api("POST", f"/sandboxes/{sandbox.sandbox_id}/pause", 204)
+
+    async def resume(self, sandbox: Handle) -> None:
+        """``POST /v2/sandboxes/{id}/connect`` of a paused sandbox, as the SDK resumes one."""
+        await self._api("POST", f"/v2/sandboxes/{sandbox.sandbox_id}/connect", 201, {"timeout": 120})
 
     async def template_id(self, name: str) -> str:
         """Id of a template by name or id; raises ``FileNotFoundError`` when there is none."""
-        answer = await self._http.get(f"{self._url}/templates", headers=self._headers)
-        for template in json.loads(answer.content):
+        for template in json.loads(await self._api("GET", "/templates", 200)):
             if name in (template["templateID"], *template.get("names", []), *template.get("aliases", [])):
                 return str(template["templateID"])
         raise FileNotFoundError(f"the service has no template {name!r}")
 
+    async def _api(self, method: str, path: str, expected: int, body: dict[str, Any] | None = None) -> bytes:
+        content = None if body is None else json.dumps(body).encode()
+        answer = await self._http.execute(method, self._url + path, headers=self._headers, content=content)
+        if answer.status != expected:
+            raise RoundFailed(f"{method} {path} answered {answer.status}: {answer.text()[:200]}")
+        return bytes(answer.content)
+
+    # -- inside of a sandbox ---------------------------------------------------------------------------------------
+
     async def command(self, sandbox: Handle, command: str) -> bytes:
-        """Run a shell command as ``commands.run`` of the SDK does; returns its stdout, raises ``RoundFailed`` when it
-        fails."""
+        """Run a shell command as ``commands.run`` of the SDK does; returns its stdout."""
         message = {"process": {"cmd": "/bin/bash", "args": ["-l", "-c", command]}, "stdin": False}
         body = json.dumps(message).encode()
         headers = {
             "content-type": "application/connect+json",
             "connect-protocol-version": "1",
             "connect-timeout-ms": "60000",
-            "e2b-sandbox-id": sandbox.sandbox_id,
-            "e2b-sandbox-port": _ENVD_PORT,
-            "x-access-token": sandbox.token,
+            **sandbox.headers(),
         }
         answer = await self._http.post(
             f"{self._url}/process.Process/Start", headers=headers, content=struct.pack(">BI", 0, len(body)) + body
         )
         return _stdout(answer)
+
+    async def run_code(self, sandbox: Handle, code: str) -> str:
+        """Run Python in the default context as ``run_code`` of the SDK does; returns the text of the result."""
+        body = json.dumps({"code": code, "context_id": None, "language": None, "env_vars": None}).encode()
+        headers = {"content-type": "application/json", **sandbox.headers(_INTERPRETER_PORT)}
+        answer = await self._http.post(f"{self._url}/execute", headers=headers, content=body)
+        for line in bytes(answer.content).splitlines():
+            event = json.loads(line)
+            if event["type"] == "result" and event.get("is_main_result"):
+                return str(event["text"])
+        raise RoundFailed(f"the code gave no result ({answer.status}): {answer.content[-200:]!r}")
+
+    async def write(self, sandbox: Handle, path: str, content: bytes) -> None:
+        """Write a small file as ``files.write`` of the SDK does."""
+        boundary = "0123456789abcdef0123456789abcdef"
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{path}"\r\n\r\n'
+        body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+        headers = {"content-type": f"multipart/form-data; boundary={boundary}", **sandbox.headers()}
+        answer = await self._http.post(f"{self._url}/files?path={path}", headers=headers, content=body)
+        if answer.status != 200:
+            raise RoundFailed(f"write answered {answer.status}: {answer.text()[:200]}")
+
+    async def read(self, sandbox: Handle, path: str) -> bytes:
+        """Read a small file as ``files.read`` of the SDK does."""
+        answer = await self._http.get(f"{self._url}/files?path={path}", headers=sandbox.headers())
+        if answer.status != 200:
+            raise RoundFailed(f"read answered {answer.status}: {answer.text()[:200]}")
+        return bytes(answer.content)
 
 
 def _stdout(answer: pyqwest.FullResponse) -> bytes:

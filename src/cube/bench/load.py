@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 #: One round of a benchmark: does the work and returns durations in seconds by mark, e.g. ``{"create": 0.01}``.
 Round = Callable[[], Awaitable[dict[str, float]]]
 
+#: Shows a bar of that many steps under a name; what it returns advances it by one.
+Bars = Callable[[str, int], Callable[[], None]]
+
 
 @dataclass(slots=True)
 class Samples:
@@ -42,8 +45,12 @@ class RoundFailed(Exception):
     """A round could not be completed; counted, not fatal."""
 
 
+def unseen() -> None:
+    """The progress of what has no bar."""
+
+
 async def run(
-    once: Round, *, count: int, concurrency: int, warmup: int, progress: Callable[[], None] = lambda: None
+    once: Round, *, count: int, concurrency: int, warmup: int, progress: Callable[[], None] = unseen
 ) -> Samples:
     """``warmup`` rounds that are thrown away, then ``count`` measured ones, ``concurrency`` at a time."""
     await _rounds(once, Samples(), warmup, concurrency, progress)

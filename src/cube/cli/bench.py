@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
-import tempfile
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
 
 import typer
-from rich.table import Table
 
-from cube import __version__
-from cube.bench import load, oci, sandboxes
-from cube.bench.client import Client
-from cube.bench.load import Round, Samples
-from cube.bench.summary import summarise
-from cube.cli.output import Json, fail, out, print_json, progress
+from cube.bench import code, density, files, pause, rivals, suite, tti
+from cube.bench import create as starts
+from cube.bench.load import RoundFailed
+from cube.bench.report import Report
+from cube.bench.stand import Stand, stand
+from cube.cli.bench_output import JsonForm, Markdown, bars, show, show_all
+from cube.cli.output import fail
 from cube.settings import Settings
 
-app = typer.Typer(help="Measure how fast sandboxes start and answer, beside other ways of starting the same image.")
+app = typer.Typer(
+    help="Measure the running service: starts, code, files, density, pauses, and other ways of starting an image.",
+    no_args_is_help=True,
+)
 
 Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Measured rounds.")]
 Concurrency = Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Rounds at the same time.")]
 Warmup = Annotated[int, typer.Option(min=0, help="Rounds before the measured ones, thrown away.")]
-TemplateName = Annotated[str, typer.Option("--template", "-t", help="Template to clone.")]
+Base = Annotated[str, typer.Option("--template", "-t", help="Template to clone.")]
 Versus = Annotated[
-    list[str] | None, typer.Option("--vs", help="Rival to run beside it: runc or crun. May be repeated.")
+    list[str] | None,
+    typer.Option("--vs", help=f"Rival to run beside it: {', '.join(rivals.NAMES)}. May be repeated."),
 ]
 WithExec = Annotated[bool, typer.Option("--exec/--no-exec", help="Also run a first command in each sandbox.")]
 
-#: Rounds of each contestant before the next one's turn, so that noise of the machine meets all alike.
-_TURN = 10
+T = TypeVar("T")
+
+_INTERPRETER = "code-interpreter-v1"
 
 
 @app.command()
@@ -41,10 +42,11 @@ def create(
     count: Count = 100,
     concurrency: Concurrency = 1,
     warmup: Warmup = 5,
-    template: TemplateName = "base",
+    template: Base = "base",
     vs: Versus = None,
     with_exec: WithExec = True,
-    as_json: Json = False,
+    as_json: JsonForm = False,
+    markdown: Markdown = False,
 ) -> None:
     """Create sandboxes through the API of the running service and wait for the answer of a first command.
 
@@ -54,118 +56,130 @@ def create(
 
         cube bench create --concurrency 50 --count 500 --no-exec --json
     """
-    settings = Settings()
-    try:
-        results = asyncio.run(
-            _compare(settings, template, vs or [], count, concurrency, warmup, with_exec=with_exec, quiet=as_json)
-        )
-    except (FileNotFoundError, ConnectionError) as error:
-        fail(f"{error}; is the service running? See `cube status`", as_json=as_json)
-    report = _report(results, {"count": count, "concurrency": concurrency, "warmup": warmup, "template": template})
-    if as_json:
-        print_json(report)
-    else:
-        _show(results)
-    if any(samples.errors for samples in results.values()):
+    if unknown := [name for name in vs or [] if name not in rivals.NAMES]:
+        fail(f"there is no rival {unknown[0]!r}; the rivals are {', '.join(rivals.NAMES)}", as_json=as_json)
+    options = starts.Options(count, concurrency, warmup, template, with_exec)
+    words = ["create", f"--count {count}", *(f"--vs {name}" for name in vs or [])]
+    words += [f"--concurrency {concurrency}"] * (concurrency > 1) + ["--no-exec"] * (not with_exec)
+    _run(lambda stand: starts.measure(stand, options, vs or [], _line(words)), as_json=as_json, markdown=markdown)
+
+
+@app.command("run-code")
+def run_code(
+    count: Count = 50,
+    later: Annotated[int, typer.Option(min=1, help="Executions after the first in each sandbox.")] = 20,
+    template: Base = _INTERPRETER,
+    as_json: JsonForm = False,
+    markdown: Markdown = False,
+) -> None:
+    """Run `1+1` in new sandboxes: the first time, which starts an interpreter unless one is ready, and later.
+
+    Example: cube bench run-code --count 50
+    """
+    line = _line(["run-code", f"--count {count}"])
+    _run(lambda stand: code.measure(stand, count, later, template, line), as_json=as_json, markdown=markdown)
+
+
+@app.command("files")
+def files_(
+    megabytes: Annotated[int, typer.Option(min=1, help="Size of the big file in MiB.")] = 1024,
+    repeats: Annotated[int, typer.Option(min=1, help="How often the big file goes each way.")] = 3,
+    small: Annotated[int, typer.Option(min=1, help="Small files, of 1 KiB, each way.")] = 50,
+    template: Base = "base",
+    as_json: JsonForm = False,
+    markdown: Markdown = False,
+) -> None:
+    """Move a big file, and small ones, into a sandbox and out of it, through the public port.
+
+    Example: cube bench files --megabytes 1024
+    """
+    line = _line(["files", *[f"--megabytes {megabytes}"] * (megabytes != 1024)])
+    _run(
+        lambda stand: files.measure(stand, megabytes, repeats, small, template, line),
+        as_json=as_json,
+        markdown=markdown,
+    )
+
+
+@app.command("density")
+def density_(
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Idle sandboxes whose memory is measured.")] = 200,
+    alive: Annotated[int, typer.Option(min=100, help="Sandboxes alive at once, each of which must answer.")] = 1000,
+    template: Base = "base",
+    as_json: JsonForm = False,
+    markdown: Markdown = False,
+) -> None:
+    """Measure the memory of idle sandboxes, then have many alive at once: do they answer, are creates as fast?
+
+    The memory is what the whole machine has less of: nothing else should run on it.
+
+    Example: cube bench density --count 200 --alive 1000
+    """
+    line = _line(["density", *[f"--count {count} --alive {alive}"] * ((count, alive) != (200, 1000))])
+    _run(lambda stand: density.measure(stand, count, alive, template, line), as_json=as_json, markdown=markdown)
+
+
+@app.command("pause")
+def pause_(count: Count = 50, template: Base = "base", as_json: JsonForm = False, markdown: Markdown = False) -> None:
+    """Pause and resume a sandbox, and wait for the answer of a command after each resume.
+
+    Example: cube bench pause --count 50
+    """
+    line = _line(["pause", f"--count {count}"])
+    _run(lambda stand: pause.measure(stand, count, template, line), as_json=as_json, markdown=markdown)
+
+
+@app.command("tti")
+def tti_(
+    count: Count = 100,
+    burst: Annotated[int, typer.Option(min=1, help="Sandboxes of the staggered and of the burst shape.")] = 100,
+    template: Base = "base",
+    as_json: JsonForm = False,
+    markdown: Markdown = False,
+) -> None:
+    """Time to interactive through the E2B SDK: one after the other, one every 200 ms, and 100 at once.
+
+    Example: cube bench tti --count 100
+    """
+    line = _line(["tti", f"--count {count}"])
+    _run(lambda stand: tti.measure(stand, count, burst, template, line), as_json=as_json, markdown=markdown)
+
+
+@app.command("all")
+def all_(as_json: JsonForm = False, markdown: Markdown = False) -> None:
+    """Run every benchmark once and compare with what is asked of a machine of two cores and 24 GiB. Takes minutes.
+
+    Example: cube bench all --markdown
+    """
+
+    async def measured(stand: Stand) -> dict[str, Report]:
+        return {part.name: await part.measure(stand, part.command) for part in suite.parts("base", _INTERPRETER)}
+
+    reports = _measured(measured, quiet=as_json, as_json=as_json)
+    if not show_all(reports, as_json=as_json, markdown=markdown):
         raise typer.Exit(1)
 
 
-async def _compare(
-    settings: Settings,
-    template: str,
-    rivals: list[str],
-    count: int,
-    concurrency: int,
-    warmup: int,
-    *,
-    with_exec: bool,
-    quiet: bool,
-) -> dict[str, Samples]:
-    """Contestants take turns of a few rounds until each has done ``count``."""
-    with tempfile.TemporaryDirectory(prefix="cube-bench-") as workspace:
-        async with Client(settings.public_url, settings.api_key) as client:
-            own = sandboxes.create_and_exec if with_exec else sandboxes.create
-            contestants: dict[str, Round] = {"cube": own(client, template)}
-            for name in rivals:
-                image = await _image(client, settings, template)
-                contestants[name] = oci.OciRival(name, image, Path(workspace)).round()
-            return await _take_turns(contestants, count, concurrency, warmup, quiet=quiet)
+def _line(words: list[str]) -> str:
+    return " ".join(["cube", "bench", *words])
 
 
-async def _take_turns(
-    contestants: dict[str, Round], count: int, concurrency: int, warmup: int, *, quiet: bool
-) -> dict[str, Samples]:
-    results = {name: Samples() for name in contestants}
-    turn = max(_TURN, concurrency) if len(contestants) > 1 else count
-    with progress(hidden=quiet) as display:
-        bars = {name: display.add_task(name, total=count + warmup) for name in contestants}
-        for begun in range(0, count, turn):
-            for name, once in contestants.items():
-                part = await load.run(
-                    once,
-                    count=min(turn, count - begun),
-                    concurrency=concurrency,
-                    warmup=0 if begun else warmup,
-                    progress=lambda name=name: display.advance(bars[name]),  # type: ignore[misc]
-                )
-                results[name].extend(part)
-    return results
+def _run(measure: Callable[[Stand], Awaitable[Report]], *, as_json: bool, markdown: bool) -> None:
+    report = _measured(measure, quiet=as_json, as_json=as_json)
+    show(report, as_json=as_json, markdown=markdown)
+    if report.errors:
+        raise typer.Exit(1)
 
 
-async def _image(client: Client, settings: Settings, template: str) -> Path:
-    """Where the running service has mounted the template's image."""
-    template_id = await client.template_id(template)
-    # It is mounted when the first sandbox needs it.
-    await client.kill(await client.create(template))
-    image = settings.run_dir / "images" / template_id
-    if not image.is_dir():
-        raise FileNotFoundError(f"{image} is not there")
-    return image
+def _measured(measure: Callable[[Stand], Awaitable[T]], *, quiet: bool, as_json: bool) -> T:
+    async def measured() -> T:
+        with bars(hidden=quiet) as display:
+            async with stand(Settings(), display) as place:
+                return await measure(place)
 
-
-def _report(results: dict[str, Samples], parameters: dict[str, object]) -> dict[str, object]:
-    return {
-        "benchmark": "create",
-        "version": __version__,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": os.cpu_count(),
-            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-            "kernel": platform.release(),
-        },
-        "parameters": parameters,
-        "results": {name: _numbers(samples) for name, samples in results.items()},
-    }
-
-
-def _numbers(samples: Samples) -> dict[str, object]:
-    return {
-        "milliseconds": {mark: summarise(values).as_dict() for mark, values in samples.durations.items()},
-        "per_second": round(samples.rounds / samples.elapsed, 2) if samples.elapsed else 0.0,
-        "errors": samples.errors[:10],
-        "error_count": len(samples.errors),
-    }
-
-
-def _show(results: dict[str, Samples]) -> None:
-    table = Table("", "", *("count", "min", "avg", "p50", "p90", "p95", "p99", "max"), box=None, pad_edge=False)
-    for name, samples in results.items():
-        for mark, values in samples.durations.items():
-            numbers = summarise(values).as_dict()
-            count = str(int(numbers.pop("count")))
-            table.add_row(name, mark, count, *(f"{value:.1f}" for value in numbers.values()))
-    out.print(table)
-    out.print("milliseconds")
-    for name, samples in results.items():
-        out.print(f"{name}: {samples.rounds / samples.elapsed:.1f} rounds per second, {len(samples.errors)} errors")
-        for error in samples.errors[:3]:
-            out.print(f"  [red]{error}[/red]")
-    _ratios(results)
-
-
-def _ratios(results: dict[str, Samples]) -> None:
-    own = results["cube"].durations.get("create+exec") or results["cube"].durations.get("create")
-    for name, samples in results.items():
-        rival = samples.durations.get("create+exec") or samples.durations.get("create")
-        if name != "cube" and own and rival:
-            out.print(f"cube's p50 is {summarise(rival).p50 / summarise(own).p50:.1f} times faster than {name}'s")
+    try:
+        return asyncio.run(measured())
+    except ImportError as error:
+        fail(f"{error}; this benchmark needs the E2B client: pip install e2b", as_json=as_json)
+    except (FileNotFoundError, ConnectionError, RoundFailed) as error:
+        fail(f"{error}; is the service running? See `cube status`", as_json=as_json)

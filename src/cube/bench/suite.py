@@ -1,0 +1,60 @@
+"""All benchmarks in one run, with counts that together take a few minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from cube.bench import code, create, density, files, pause, rivals, tti
+from cube.bench.report import Report
+from cube.bench.stand import Stand
+
+_RIVAL_ROUNDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One benchmark of the run."""
+
+    name: str
+    #: The command that runs it alone.
+    command: str
+    measure: Callable[[Stand, str], Awaitable[Report]]
+
+
+def parts(base: str, interpreter: str) -> tuple[Part, ...]:
+    """The benchmarks in their order, on the templates of these names."""
+
+    def options(**wishes: int | bool) -> create.Options:
+        return create.Options(template=base, **wishes)  # type: ignore[arg-type]
+
+    others = [name for name in rivals.NAMES if name != "runc"]
+    versus = " ".join(f"--vs {name}" for name in others)
+    return (
+        Part(
+            "create",
+            "cube bench create --count 200 --vs runc",
+            lambda stand, line: create.measure(stand, options(count=200), ["runc"], line),
+        ),
+        Part(
+            "throughput",
+            "cube bench create --count 500 --concurrency 50 --no-exec",
+            lambda stand, line: create.measure(
+                stand, options(count=500, concurrency=50, warmup=50, with_exec=False), [], line
+            ),
+        ),
+        Part(
+            "rivals",
+            f"cube bench create --count {_RIVAL_ROUNDS} {versus}",
+            lambda stand, line: create.measure(stand, options(count=_RIVAL_ROUNDS), others, line),
+        ),
+        Part(
+            "run-code",
+            "cube bench run-code --count 50",
+            lambda stand, line: code.measure(stand, 50, 20, interpreter, line),
+        ),
+        Part("pause", "cube bench pause --count 50", lambda stand, line: pause.measure(stand, 50, base, line)),
+        Part("files", "cube bench files", lambda stand, line: files.measure(stand, 1024, 3, 50, base, line)),
+        Part("tti", "cube bench tti --count 100", lambda stand, line: tti.measure(stand, 100, 100, base, line)),
+        Part("density", "cube bench density", lambda stand, line: density.measure(stand, 200, 1000, base, line)),
+    )

@@ -1,0 +1,104 @@
+"""What is asked of the service on a machine of two cores and 24 GiB, and how a run of all benchmarks answers it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cube.bench.report import Report, table
+
+Reports = Mapping[str, Report]
+#: The value that was seen, ``None`` when it was not measured.
+Seen = Callable[[Reports], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One line of the table."""
+
+    what: str
+    unit: str
+    must: float
+    aim: float | None
+    seen: Seen
+    #: Whether more is better.
+    more: bool = False
+
+    def holds(self, reports: Reports) -> bool:
+        """Whether what must be is."""
+        value = self.seen(reports)
+        reached = operator.ge if self.more else operator.le
+        return value is not None and bool(reached(value, self.must))
+
+    def row(self, reports: Reports) -> list[str]:
+        """The line: what, must, aim, seen, and whether it holds."""
+        seen = self.seen(reports)
+        cells = [self._shown(value) for value in (self.must, self.aim, seen)]
+        return [self.what, *cells, "yes" if self.holds(reports) else "**no**"]
+
+    def _shown(self, value: float | None) -> str:
+        return "" if value is None else f"{value:,.4g} {self.unit}".rstrip() if value < 1000 else f"{value:,.0f}"
+
+
+def _duration(benchmark: str, contestant: str, mark: str, percentile: str) -> Seen:
+    def seen(reports: Reports) -> float | None:
+        report = reports.get(benchmark)
+        summary = report.summary(contestant, mark) if report else None
+        return None if summary is None else summary.as_dict()[percentile]
+
+    return seen
+
+
+def _figure(benchmark: str, name: str) -> Seen:
+    def seen(reports: Reports) -> float | None:
+        report = reports.get(benchmark)
+        figure = report.figures.get(name) if report else None
+        return None if figure is None else figure.value
+
+    return seen
+
+
+def _slowest(*figures: Seen) -> Seen:
+    def seen(reports: Reports) -> float | None:
+        values = [figure(reports) for figure in figures]
+        known = [value for value in values if value is not None]
+        return min(known) if len(known) == len(values) else None
+
+    return seen
+
+
+TARGETS = (
+    Target("create and first command, p50", "ms", 20, 8, _duration("create", "cube", "create+exec", "p50")),
+    Target("create and first command, p99", "ms", 80, None, _duration("create", "cube", "create+exec", "p99")),
+    Target("creates at concurrency 50", "/s", 100, 210, _figure("throughput", "cube, sandboxes"), more=True),
+    Target("same work beside runc", "times faster", 5, 10, _figure("create", "cube's p50 beside runc's"), more=True),
+    Target("memory of an idle sandbox", "MB", 1, 0.3, _figure("density", "memory of an idle sandbox")),
+    Target(
+        "sandboxes alive at once that answer",
+        "",
+        1000,
+        None,
+        _figure("density", "of which answered a command"),
+        more=True,
+    ),
+    Target("first `run_code` of a new sandbox, p50", "ms", 80, 20, _duration("run-code", "cube", "first", "p50")),
+    Target("later `run_code`, p50", "ms", 10, 4, _duration("run-code", "cube", "later", "p50")),
+    Target("download of 1 GiB through the proxy", "MB/s", 300, 800, _figure("files", "download"), more=True),
+    Target(
+        "upload of 1 GiB through the proxy, the slower of raw and form",
+        "MB/s",
+        300,
+        800,
+        _slowest(_figure("files", "upload"), _figure("files", "upload, form")),
+        more=True,
+    ),
+    Target("TTI through `e2b`, sequential, p50", "ms", 60, 20, _duration("tti", "sequential", "tti", "p50")),
+    Target("TTI through `e2b`, burst of 100, all done", "s", 3, 1, _figure("tti", "burst, all done")),
+    Target("succeeded of that burst", "", 100, None, _figure("tti", "burst, succeeded"), more=True),
+)
+
+
+def as_table(reports: Reports) -> str:
+    """The whole table in Markdown."""
+    return table(["what", "must", "aim", "seen", "holds"], [target.row(reports) for target in TARGETS])
