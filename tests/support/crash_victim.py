@@ -12,7 +12,7 @@ import random
 import sys
 from pathlib import Path
 
-from cube.model.sandbox import SandboxSpec
+from cube.model.sandbox import Condition, SandboxSpec
 from support.fake_clock import FakeClock
 from support.fake_node import FakeNode
 from support.master import Master
@@ -25,26 +25,29 @@ class FileNode(FakeNode):
         super().__init__()
         self.directory = directory
         directory.mkdir(exist_ok=True)
-        self.alive = {path.name: path.read_text() == "paused" for path in directory.iterdir()}
+        self.alive = {path.name: Condition(path.read_text()) for path in directory.iterdir()}
 
     async def create(self, spec: SandboxSpec) -> None:
-        self._put(spec.sandbox_id, "running")
+        self._put(spec.sandbox_id, Condition.RUNNING)
         await super().create(spec)
 
     async def destroy(self, sandbox_id: str) -> None:
         await super().destroy(sandbox_id)
         (self.directory / sandbox_id).unlink(missing_ok=True)
 
-    async def pause(self, sandbox_id: str) -> None:
-        await super().pause(sandbox_id)
-        self._put(sandbox_id, "paused")
+    async def pause(self, sandbox_id: str, *, memory: bool = True) -> None:
+        await super().pause(sandbox_id, memory=memory)
+        self._put(sandbox_id, self.alive[sandbox_id])
 
-    async def resume(self, sandbox_id: str) -> None:
-        await super().resume(sandbox_id)
-        self._put(sandbox_id, "running")
+    async def resume(self, sandbox_id: str, *, memory: bool = True) -> None:
+        await super().resume(sandbox_id, memory=memory)
+        self._put(sandbox_id, self.alive[sandbox_id])
 
-    def _put(self, sandbox_id: str, condition: str) -> None:
-        (self.directory / sandbox_id).write_text(condition)
+    def _put(self, sandbox_id: str, condition: Condition) -> None:
+        # In one piece: a crash must not leave it empty.
+        unfinished = self.directory.parent / f"{sandbox_id}.new"
+        unfinished.write_text(condition)
+        unfinished.replace(self.directory / sandbox_id)
 
 
 async def client(master: Master, chance: random.Random) -> None:

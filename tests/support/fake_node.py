@@ -6,13 +6,14 @@ The decisions of the master are under test with it, never isolation: that is tes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
+from cube.cubelet.agent import Recovered
 from cube.cubelet.runtime.base import Capabilities
-from cube.model.errors import SandboxNotFound
+from cube.model.errors import SandboxNotFound, SnapshotNotFound
 from cube.model.resources import Resources, ResourceUsage
-from cube.model.sandbox import SandboxSpec
+from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import ImageConfig, Template
 
 BASE = Template(
@@ -37,14 +38,16 @@ INTERPRETER = Template(
 
 
 class FakeNode:
-    """Sandboxes are entries of a dictionary: ``alive[id]`` is whether it is paused."""
+    """Sandboxes are entries of a dictionary: ``alive[id]`` is the condition that it is in."""
 
     def __init__(self) -> None:
         self.runtime = "fake"
         self.capabilities = Capabilities(
-            isolation="none", pause=True, pause_frees_memory=False, filesystem_snapshot=False, memory_snapshot=False
+            isolation="none", pause=True, pause_frees_memory=False, filesystem_snapshot=True, memory_snapshot=False
         )
-        self.alive: dict[str, bool] = {}
+        self.alive: dict[str, Condition] = {}
+        #: What each snapshot was taken of.
+        self.snapshots: dict[str, str] = {}
         self.specs: dict[str, SandboxSpec] = {}
         #: Every call as (method, sandbox id), in order.
         self.calls: list[tuple[str, str]] = []
@@ -59,33 +62,55 @@ class FakeNode:
 
     async def create(self, spec: SandboxSpec) -> None:
         await self._enter("create", spec.sandbox_id)
-        self.alive[spec.sandbox_id] = False
+        if spec.snapshot_id is not None and spec.snapshot_id not in self.snapshots:
+            raise SnapshotNotFound(spec.snapshot_id)
+        self.alive[spec.sandbox_id] = Condition.RUNNING
         self.specs[spec.sandbox_id] = spec
 
     async def destroy(self, sandbox_id: str) -> None:
         await self._enter("destroy", sandbox_id)
         self.alive.pop(sandbox_id, None)
 
-    async def pause(self, sandbox_id: str) -> None:
+    async def pause(self, sandbox_id: str, *, memory: bool = True) -> None:
         await self._enter("pause", sandbox_id)
         self._require(sandbox_id)
-        self.alive[sandbox_id] = True
+        self.alive[sandbox_id] = Condition.PAUSED if memory else Condition.STOPPED
 
-    async def resume(self, sandbox_id: str) -> None:
+    async def resume(self, sandbox_id: str, *, memory: bool = True) -> None:
         await self._enter("resume", sandbox_id)
         self._require(sandbox_id)
-        self.alive[sandbox_id] = False
+        self.alive[sandbox_id] = Condition.RUNNING
+
+    async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool) -> None:
+        await self._enter("snapshot", sandbox_id)
+        self._require(sandbox_id)
+        self.snapshots[snapshot_id] = sandbox_id
+
+    async def rollback(self, sandbox_id: str, snapshot_id: str) -> None:
+        await self._enter("rollback", sandbox_id)
+        self._require(sandbox_id)
+        if snapshot_id not in self.snapshots:
+            raise SnapshotNotFound(snapshot_id)
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        await self._enter("delete_snapshot", snapshot_id)
+        self.snapshots.pop(snapshot_id, None)
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:
         await self._enter("stats", sandbox_id)
         self._require(sandbox_id)
         return ResourceUsage(self.cpu_seconds, memory_bytes=1 << 20, memory_cache_bytes=0, disk_bytes=4096, pids=1)
 
-    async def recover(self, specs: Sequence[tuple[SandboxSpec, bool]]) -> set[str]:
-        wanted = {spec.sandbox_id: (spec, paused) for spec, paused in specs}
-        self.alive = {key: wanted[key][1] for key in self.alive if key in wanted}
-        self.specs = {key: wanted[key][0] for key in self.alive}
-        return set(self.alive)
+    async def recover(
+        self, sandboxes: Sequence[tuple[SandboxSpec, Condition]], snapshots: Collection[str]
+    ) -> Recovered:
+        listed = {spec.sandbox_id: (spec, wanted) for spec, wanted in sandboxes}
+        kept = {key: condition for key, condition in self.alive.items() if key in listed}
+        stopped = {key: condition for key, condition in kept.items() if condition is Condition.STOPPED}
+        self.alive = {key: listed[key][1] for key in kept} | stopped
+        self.specs = {key: listed[key][0] for key in self.alive}
+        self.snapshots = {key: origin for key, origin in self.snapshots.items() if key in snapshots}
+        return Recovered(dict(self.alive), set(self.snapshots))
 
     def on_death(self, callback: Callable[[str], None]) -> None:
         self._death.append(callback)

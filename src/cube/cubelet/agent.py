@@ -5,13 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from cube.cubelet.runtime.base import Capabilities
 from cube.model.resources import ResourceUsage
-from cube.model.sandbox import SandboxSpec
+from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What of the things that should exist does."""
+
+    #: Condition by sandbox id.
+    sandboxes: dict[str, Condition]
+    snapshots: set[str]
 
 
 class NodeAgent(Protocol):
@@ -31,9 +41,10 @@ class NodeAgent(Protocol):
         ...
 
     async def create(self, spec: SandboxSpec) -> None:
-        """Start a sandbox; returns when it answers.
+        """Start a sandbox, from ``spec.snapshot_id`` where it names one; returns when it answers.
 
-        Raises ``LimitExceeded`` or ``Unavailable`` (the node is full or busy), ``StorageFull``, ``HostError``.
+        Raises ``LimitExceeded`` or ``Unavailable`` (the node is full or busy), ``StorageFull``, ``SnapshotNotFound``,
+        ``HostError``.
         """
         ...
 
@@ -41,23 +52,53 @@ class NodeAgent(Protocol):
         """End a sandbox and remove everything that belonged to it; succeeds when there is nothing."""
         ...
 
-    async def pause(self, sandbox_id: str) -> None:
-        """Freeze a running sandbox. Raises ``SandboxNotFound``, ``Unsupported``, ``HostError``."""
+    async def pause(self, sandbox_id: str, *, memory: bool = True) -> None:
+        """Stop a running sandbox where it stands, or (not ``memory``) end its processes and keep its files alone.
+
+        Raises ``SandboxNotFound``, ``Unsupported``, ``HostError``, and then it runs on; ``SandboxStopped`` when it
+        does not.
+        """
         ...
 
-    async def resume(self, sandbox_id: str) -> None:
-        """Thaw a paused sandbox; returns when it answers. Raises like :meth:`pause`."""
+    async def resume(self, sandbox_id: str, *, memory: bool = True) -> None:
+        """Let a paused or stopped sandbox run again; returns when it answers.
+
+        Without ``memory``, and where none was kept, its processes start from the beginning. Raises like :meth:`pause`;
+        it stays as it was, or (``SandboxStopped``) only its files are left.
+        """
+        ...
+
+    async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool) -> None:
+        """Capture a running, paused or stopped sandbox, which is afterwards as before.
+
+        Raises ``SandboxNotFound``, ``Unsupported``, ``StorageFull``, ``HostError``; then there is no snapshot.
+        """
+        ...
+
+    async def rollback(self, sandbox_id: str, snapshot_id: str) -> None:
+        """Replace what a running sandbox is by what a snapshot holds that was taken over the same template; returns
+        when it answers. Its connections and processes end.
+
+        Raises ``SandboxNotFound``, ``SnapshotNotFound``, ``StorageFull``, ``HostError``, and then it runs on,
+        unchanged; ``SandboxStopped`` when it was stopped over it, with the files of the snapshot.
+        """
+        ...
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove a snapshot; what came of it does not notice. Succeeds when there is none."""
         ...
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:
         """What a sandbox uses now. Raises ``SandboxNotFound``, or ``SandboxNotRunning`` where a pause ends it."""
         ...
 
-    async def recover(self, specs: Sequence[tuple[SandboxSpec, bool]]) -> set[str]:
-        """Take over, after a restart, what an earlier run left running, and end everything that is not listed.
+    async def recover(
+        self, sandboxes: Sequence[tuple[SandboxSpec, Condition]], snapshots: Collection[str]
+    ) -> Recovered:
+        """Take over, after a restart, what an earlier run left, and remove every sandbox and snapshot not listed.
 
-        The flag says whether the sandbox shall be paused; it is brought into that condition, whichever it was in when
-        the earlier run stopped. Returns the ids that are alive. Called once, before anything else.
+        Each sandbox is brought into its condition, whichever it was in when the earlier run stopped; see
+        :meth:`cube.cubelet.runtime.base.Runtime.adopt`. Called once, before anything else.
         """
         ...
 

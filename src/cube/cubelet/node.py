@@ -8,24 +8,28 @@ The master decides, the runtime carries out; the cubelet in between knows what r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 import structlog
 
-from cube.cubelet.runtime.base import Instance, LocalGuest, Runtime
+from cube.cubelet.agent import Recovered
+from cube.cubelet.runtime.base import Found, Instance, LocalGuest, Runtime
 from cube.envd.sandboxes import EnvdSandbox
-from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning, Unsupported
+from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning, SandboxStopped, Unsupported
 from cube.model.resources import ResourceUsage
-from cube.model.sandbox import SandboxSpec
+from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import Template
 
 log = structlog.get_logger(__name__)
 
 #: Preparations at the same time: they load whole interpreters, and requests come first.
 _PREPARED_AT_ONCE = 2
+#: State of a sandbox that ended by itself.
+_DEAD = "dead"
 #: How many leftovers are removed at the same time after a restart.
 _CLEANERS = 8
 
@@ -40,10 +44,12 @@ class _Resident:
     """One sandbox on this node."""
 
     spec: SandboxSpec
-    instance: Instance
-    view: EnvdSandbox
-    watcher: asyncio.Task[None]
-    #: ``running``, ``paused`` or ``dead``: ended by itself and not destroyed yet.
+    #: What runs, or what can still die of a paused one; ``None`` where nothing does.
+    instance: Instance | None
+    #: What envd sees of it; ``None`` while it has no processes.
+    view: EnvdSandbox | None
+    watcher: asyncio.Task[None] | None
+    #: A :class:`Condition`, or ``dead``: ended by itself and not destroyed yet.
     state: str
 
 
@@ -80,64 +86,104 @@ class Cubelet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for resident in self._residents.values():
-            resident.watcher.cancel()
+            _unwatch(resident)
         for task in self._background:
             task.cancel()
         # The group is told of no error, for it would wrap one that is not of its tasks.
         await self._tasks.__aexit__(None, None, None)
         for resident in list(self._residents.values()):
-            await _close_drawers(resident.view)
+            await _close_drawers(resident)
 
     # -- the master's side ---------------------------------------------------------------------------------------
 
     async def create(self, spec: SandboxSpec) -> None:
         """Start a sandbox; returns when its inside answers. Leaves nothing behind when it fails or is cancelled."""
-        instance = await self._runtime.create(spec)
-        resident = self._admit(spec, instance, paused=False)
-        if self._prepare is not None and spec.template.code_interpreter:
-            self._beside(self._prepared(self._prepare, resident.view))
+        resident = _Resident(spec, None, None, None, Condition.STOPPED)
+        self._start(resident, await self._runtime.create(spec))
+        self._residents[spec.sandbox_id] = resident
 
     async def destroy(self, sandbox_id: str) -> None:
         """End a sandbox and remove all that belongs to it; succeeds when there is none."""
         resident = self._residents.pop(sandbox_id, None)
         self._unreachable(sandbox_id)
         if resident is not None:
-            resident.watcher.cancel()
+            _unwatch(resident)
         await self._runtime.destroy(sandbox_id)
         if resident is not None:
-            await _close_drawers(resident.view)
+            await _close_drawers(resident)
 
-    async def pause(self, sandbox_id: str) -> None:
-        """Stop a running sandbox where it stands; raises ``SandboxNotFound``."""
+    async def pause(self, sandbox_id: str, *, memory: bool = True) -> None:
+        """Stop a running sandbox where it stands, or keep its files alone. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
+        instance = _running(resident)
         self._unreachable(sandbox_id)
-        await self._runtime.pause(resident.instance)
-        resident.state = "paused"
+        async with self._not_watched(resident):
+            resident.instance = await self._runtime.pause(instance, memory=memory)
+            resident.state = Condition.PAUSED if memory else Condition.STOPPED
+        if not memory:
+            await self._ended(resident)
 
-    async def resume(self, sandbox_id: str) -> None:
-        """Let a paused sandbox go on; raises ``SandboxNotFound``."""
+    async def resume(self, sandbox_id: str, *, memory: bool = True) -> None:
+        """Let a paused or stopped sandbox run again. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
-        await self._runtime.resume(resident.instance)
-        resident.state = "running"
+        async with self._not_watched(resident):
+            instance = await self._runtime.resume(resident.spec, resident.instance, memory=memory)
+            if instance is resident.instance:
+                resident.state = Condition.RUNNING
+                return
+        await self._ended(resident)
+        self._start(resident, instance)
+
+    async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool) -> None:
+        """Capture a sandbox. See :class:`NodeAgent`."""
+        resident = self._resident(sandbox_id)
+        if resident.state == _DEAD:
+            raise SandboxNotRunning(sandbox_id, resident.state)
+        await self._runtime.snapshot(resident.spec, resident.instance, snapshot_id, memory=memory)
+
+    async def rollback(self, sandbox_id: str, snapshot_id: str) -> None:
+        """Replace what a running sandbox is by what a snapshot holds. See :class:`NodeAgent`."""
+        resident = self._resident(sandbox_id)
+        instance = _running(resident)
+        async with self._not_watched(resident):
+            await self._runtime.rollback(resident.spec, instance, snapshot_id)
+            resident.instance, resident.state = None, Condition.STOPPED
+        self._unreachable(sandbox_id)
+        await self._ended(resident)
+        try:
+            self._start(resident, await self._runtime.resume(resident.spec, None, memory=True))
+        except CubeError as error:
+            raise SandboxStopped(f"the sandbox was rolled back but could not be started: {error.message}") from error
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove a snapshot; succeeds when there is none."""
+        await self._runtime.delete_snapshot(snapshot_id)
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:
-        """What it uses now; raises ``SandboxNotFound``."""
-        return await self._runtime.stats(self._resident(sandbox_id).instance)
+        """What it uses now; raises ``SandboxNotFound``, ``SandboxNotRunning``."""
+        resident = self._resident(sandbox_id)
+        if resident.instance is None:
+            raise SandboxNotRunning(sandbox_id, resident.state)
+        return await self._runtime.stats(resident.instance)
 
-    async def recover(self, specs: Sequence[tuple[SandboxSpec, bool]]) -> set[str]:
-        """Take over what an earlier run of the service left running; (spec, paused) of all that should exist.
-
-        Everything else that is found on the machine is ended and removed. Returns the ids that are alive.
-        """
-        for spec, paused in specs:
+    async def recover(
+        self, sandboxes: Sequence[tuple[SandboxSpec, Condition]], snapshots: Collection[str]
+    ) -> Recovered:
+        """Take over what an earlier run of the service left. See :class:`NodeAgent`."""
+        for spec, wanted in sandboxes:
             try:
-                instance = await self._runtime.adopt(spec, paused=paused)
+                found = await self._runtime.adopt(spec, wanted)
             except SandboxNotFound:
                 log.warning("sandbox.lost", sandbox=spec.sandbox_id)
                 continue
-            self._admit(spec, instance, paused=paused)
+            self._admit(spec, found)
         await self._remove_leftovers()
-        return set(self._residents)
+        present = await self._runtime.snapshots()
+        for snapshot_id in present - set(snapshots):
+            log.info("snapshot.leftover", snapshot=snapshot_id)
+            await self._runtime.delete_snapshot(snapshot_id)
+        alive = {sandbox_id: Condition(resident.state) for sandbox_id, resident in self._residents.items()}
+        return Recovered(alive, present & set(snapshots))
 
     def on_death(self, callback: Callable[[str], None]) -> None:
         """``callback`` is called on the loop with the id of a sandbox that ended by itself; it is to be destroyed."""
@@ -159,13 +205,14 @@ class Cubelet:
     async def get(self, sandbox_id: str) -> EnvdSandbox:
         """The running sandbox; raises ``SandboxNotFound`` or ``SandboxNotRunning``."""
         resident = self._resident(sandbox_id)
-        if resident.state != "running":
+        if resident.state != Condition.RUNNING or resident.view is None:
             raise SandboxNotRunning(sandbox_id, resident.state)
         return resident.view
 
     def running(self) -> Iterable[EnvdSandbox]:
         """All that run now."""
-        return [resident.view for resident in self._residents.values() if resident.state == "running"]
+        running = (resident for resident in self._residents.values() if resident.state == Condition.RUNNING)
+        return [resident.view for resident in running if resident.view is not None]
 
     async def usage(self, sandbox_id: str) -> ResourceUsage:
         """What it uses now; raises like :meth:`get`."""
@@ -174,7 +221,9 @@ class Cubelet:
     def address(self, sandbox_id: str) -> str | None:
         """Address of the sandbox on its link, ``None`` when no such sandbox runs here."""
         resident = self._residents.get(sandbox_id)
-        return None if resident is None or resident.state != "running" else resident.instance.address
+        if resident is None or resident.instance is None or resident.state != Condition.RUNNING:
+            return None
+        return resident.instance.address
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -188,18 +237,48 @@ class Cubelet:
         for callback in self._unreachable_callbacks:
             callback(sandbox_id)
 
-    def _admit(self, spec: SandboxSpec, instance: Instance, *, paused: bool) -> _Resident:
-        view = _view(spec, instance)
-        watcher = self._tasks.create_task(self._watch(spec.sandbox_id, instance))
-        resident = _Resident(spec, instance, view, watcher, "paused" if paused else "running")
+    def _admit(self, spec: SandboxSpec, found: Found) -> None:
+        view = None if found.instance is None else _view(spec, found.instance)
+        resident = _Resident(spec, found.instance, view, None, found.condition)
+        self._watch(resident)
         self._residents[spec.sandbox_id] = resident
-        return resident
 
-    async def _watch(self, sandbox_id: str, instance: Instance) -> None:
+    def _start(self, resident: _Resident, instance: Instance) -> None:
+        """Note that a sandbox runs whose processes have just begun."""
+        view = _view(resident.spec, instance)
+        resident.instance, resident.view, resident.state = instance, view, Condition.RUNNING
+        self._watch(resident)
+        if self._prepare is not None and resident.spec.template.code_interpreter:
+            self._beside(self._prepared(self._prepare, view))
+
+    async def _ended(self, resident: _Resident) -> None:
+        """Forget what envd has of processes that were ended on purpose."""
+        await _close_drawers(resident)
+        resident.view = None
+
+    @asynccontextmanager
+    async def _not_watched(self, resident: _Resident) -> AsyncIterator[None]:
+        """While an operation ends processes on purpose, that is no death. What is there afterwards is watched again."""
+        _unwatch(resident)
+        try:
+            yield
+        except SandboxStopped:
+            resident.instance, resident.state = None, Condition.STOPPED
+            await self._ended(resident)
+            raise
+        finally:
+            self._watch(resident)
+
+    def _watch(self, resident: _Resident) -> None:
+        if resident.instance is not None:
+            resident.watcher = self._tasks.create_task(self._until_death(resident, resident.instance))
+
+    async def _until_death(self, resident: _Resident, instance: Instance) -> None:
         """Report a death; whoever hears of it has the remains destroyed."""
         await instance.died()
+        sandbox_id = resident.spec.sandbox_id
         log.warning("sandbox.died", sandbox=sandbox_id)
-        self._residents[sandbox_id].state = "dead"
+        resident.state = _DEAD
         self._unreachable(sandbox_id)
         for callback in self._death_callbacks:
             callback(sandbox_id)
@@ -249,9 +328,23 @@ def _view(spec: SandboxSpec, instance: Instance) -> EnvdSandbox:
     )
 
 
-async def _close_drawers(view: EnvdSandbox) -> None:
-    """Close what envd and the interpreter kept for a sandbox that has ended."""
-    for drawer in list(view.state.values()):
+def _running(resident: _Resident) -> Instance:
+    if resident.instance is None or resident.state != Condition.RUNNING:
+        raise SandboxNotRunning(resident.spec.sandbox_id, resident.state)
+    return resident.instance
+
+
+def _unwatch(resident: _Resident) -> None:
+    if resident.watcher is not None:
+        resident.watcher.cancel()
+        resident.watcher = None
+
+
+async def _close_drawers(resident: _Resident) -> None:
+    """Close what envd and the interpreter kept for processes that have ended."""
+    if resident.view is None:
+        return
+    for drawer in list(resident.view.state.values()):
         if isinstance(drawer, _Closable):
             await drawer.close()
-    view.state.clear()
+    resident.view.state.clear()

@@ -19,6 +19,7 @@ that turns them into Connect errors. The message is a sentence for the user: wha
     │   └── SandboxNotRunning        the sandbox is paused, being killed, or has died
     ├── StorageFull             507  the writable layer or the node has no room left
     └── HostError               500  the machine refused something it should be able to do
+        └── SandboxStopped           the sandbox has lost its processes over it; its files are kept
 """
 
 from __future__ import annotations
@@ -143,3 +144,7 @@ class HostError(CubeError):
     """The machine refused a step that should work; the message names the step and the kernel's reason."""
 
     code = 500
+
+
+class SandboxStopped(HostError):
+    """An operation failed after it had ended the sandbox's processes: its files are kept, and it can be resumed."""

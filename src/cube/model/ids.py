@@ -29,6 +29,11 @@ def new_template_id() -> str:
     return "tpl-" + secrets.token_hex(12)
 
 
+def new_snapshot_id() -> str:
+    """A fresh snapshot id, ``snap-`` and 24 hexadecimal digits."""
+    return "snap-" + secrets.token_hex(12)
+
+
 def new_token() -> str:
     """A bearer token of 256 bits for one sandbox's envd or public traffic."""
     return secrets.token_urlsafe(32)

@@ -19,6 +19,7 @@ class SandboxState(StrEnum):
     PAUSING = "pausing"
     PAUSED = "paused"
     RESUMING = "resuming"
+    ROLLING_BACK = "rolling back"
     KILLING = "killing"
     #: Gone. Kept in the records so that a client's late request is told so.
     KILLED = "killed"
@@ -27,13 +28,33 @@ class SandboxState(StrEnum):
 #: Which state may follow which. Everything may be killed, at any time, twice too.
 TRANSITIONS: dict[SandboxState, frozenset[SandboxState]] = {
     SandboxState.CREATING: frozenset({SandboxState.RUNNING, SandboxState.KILLING}),
-    SandboxState.RUNNING: frozenset({SandboxState.PAUSING, SandboxState.KILLING}),
+    SandboxState.RUNNING: frozenset({SandboxState.PAUSING, SandboxState.ROLLING_BACK, SandboxState.KILLING}),
+    SandboxState.ROLLING_BACK: frozenset({SandboxState.RUNNING, SandboxState.PAUSED, SandboxState.KILLING}),
     SandboxState.PAUSING: frozenset({SandboxState.PAUSED, SandboxState.RUNNING, SandboxState.KILLING}),
     SandboxState.PAUSED: frozenset({SandboxState.RESUMING, SandboxState.KILLING}),
     SandboxState.RESUMING: frozenset({SandboxState.RUNNING, SandboxState.PAUSED, SandboxState.KILLING}),
     SandboxState.KILLING: frozenset({SandboxState.KILLED}),
     SandboxState.KILLED: frozenset(),
 }
+
+
+class Condition(StrEnum):
+    """What a node has of a sandbox."""
+
+    RUNNING = "running"
+    #: Its processes stand still and keep their memory, wherever that is.
+    PAUSED = "paused"
+    #: Its files alone: nothing runs, and when it is resumed its processes start from the beginning.
+    STOPPED = "stopped"
+
+
+class PauseMode(StrEnum):
+    """What a pause keeps."""
+
+    #: Files, memory and processes.
+    FULL = "full"
+    #: Files alone. Only an explicit request resumes such a sandbox, never traffic.
+    FILESYSTEM = "filesystem"
 
 
 class OnTimeout(StrEnum):
@@ -64,6 +85,9 @@ class SandboxSpec:
     #: Token that envd requests must carry; ``None`` leaves envd open to everyone who reaches the proxy.
     envd_access_token: str | None = field(default=None, repr=False)
     host_mounts: tuple[HostMount, ...] = ()
+    #: What it begins with, instead of the bare template: the files of this snapshot, and its memory and processes where
+    #: it has them. Without a meaning once it has started.
+    snapshot_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +112,9 @@ class Sandbox:
     runtime: str
     ingress: Ingress = field(default_factory=Ingress)
     host_mounts: tuple[HostMount, ...] = ()
+    #: The snapshot that it was created from.
+    snapshot_id: str | None = None
+    #: What a pause keeps that the timeout brings about.
+    auto_pause_mode: PauseMode = PauseMode.FULL
+    #: What the last pause has kept; ``None`` while it runs.
+    pause_mode: PauseMode | None = None

@@ -14,7 +14,7 @@ import pytest
 from cube.master.sandboxes.requests import ListQuery
 from cube.master.store.store import Store
 from cube.model.errors import SandboxNotFound
-from cube.model.sandbox import SandboxState
+from cube.model.sandbox import Condition, SandboxState
 from support.crash_victim import FileNode
 from support.fake_clock import FakeClock
 from support.fake_node import BASE, FakeNode
@@ -53,7 +53,7 @@ async def test_kill_9_loses_nothing_and_leaks_nothing(tmp_path: Path, seed: int)
         running = {sandbox.sandbox_id: sandbox for sandbox in master.service.page(ListQuery()).sandboxes}
         assert told - given_up <= set(running)
         assert set(node.alive) == set(running)
-        assert node.alive == {key: sandbox.state is SandboxState.PAUSED for key, sandbox in running.items()}
+        assert node.alive == {key: Condition(sandbox.state) for key, sandbox in running.items()}
         assert await master.recorded() == {key: sandbox.state for key, sandbox in running.items()}
         for sandbox_id in told - given_up:
             await master.service.connect(sandbox_id, 60)
@@ -82,14 +82,14 @@ async def test_what_was_under_way_is_completed_or_ended(
     store = await Store.open(tmp_path / "cube.db")
     await store.sandboxes.insert(sandbox, BASE)
     await store.close()
-    node.alive[sandbox.sandbox_id] = paused
+    node.alive[sandbox.sandbox_id] = Condition.PAUSED if paused else Condition.RUNNING
     async with running_master(tmp_path, node, clock) as master:
         if afterwards is None:
             assert node.alive == {}
             assert await master.recorded() == {}
             assert master.service.knows(sandbox.sandbox_id)
         else:
-            assert node.alive == {sandbox.sandbox_id: afterwards is SandboxState.PAUSED}
+            assert node.alive == {sandbox.sandbox_id: Condition(afterwards)}
             assert master.service.get(sandbox.sandbox_id).state is afterwards
             assert await master.recorded() == {sandbox.sandbox_id: afterwards}
 
@@ -105,7 +105,7 @@ async def test_what_died_meanwhile_is_recorded_as_ended(tmp_path: Path, node: Fa
 
 
 async def test_what_nobody_knows_is_ended(tmp_path: Path, node: FakeNode, clock: FakeClock) -> None:
-    node.alive["i0stranger"] = False
+    node.alive["i0stranger"] = Condition.RUNNING
     async with running_master(tmp_path, node, clock):
         assert node.alive == {}
 
@@ -121,11 +121,11 @@ async def test_a_sandbox_of_another_runtime_is_not_taken_over(tmp_path: Path, no
 
 async def test_a_death_during_the_takeover_is_not_missed(tmp_path: Path, clock: FakeClock) -> None:
     class Fragile(FakeNode):
-        async def recover(self, specs):  # type: ignore[no-untyped-def]
-            alive = await super().recover(specs)
-            for sandbox_id in list(alive):
+        async def recover(self, sandboxes, snapshots):  # type: ignore[no-untyped-def]
+            found = await super().recover(sandboxes, snapshots)
+            for sandbox_id in found.sandboxes:
                 self.die(sandbox_id)
-            return alive
+            return found
 
     node = Fragile()
     async with running_master(tmp_path, node, clock) as master:

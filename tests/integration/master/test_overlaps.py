@@ -12,7 +12,7 @@ import pytest
 from cube.master.sandboxes.admission import Limits
 from cube.master.sandboxes.requests import ListQuery
 from cube.model.errors import Conflict, CubeError, HostError, LimitExceeded, SandboxNotFound, Unavailable
-from cube.model.sandbox import SandboxState
+from cube.model.sandbox import Condition, SandboxState
 from support.fake_clock import FakeClock
 from support.fake_node import FakeNode
 from support.master import Master, eventually, running_master, settle
@@ -297,7 +297,7 @@ async def test_whatever_is_done_at_once_ends_in_order(master: Master, seed: int)
     master.node.failures.clear()
     await eventually(lambda: not any(entry.ending for entry in master.service._registry))
     listed = {s.sandbox_id: s.state for s in master.service.page(ListQuery()).sandboxes}
-    assert {key: state is SandboxState.PAUSED for key, state in listed.items()} == master.node.alive
+    assert {key: Condition(state) for key, state in listed.items()} == master.node.alive
     assert await master.recorded() == listed
     for sandbox_id in listed:
         await master.service.delete(sandbox_id)

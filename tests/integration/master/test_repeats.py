@@ -10,6 +10,7 @@ import pytest
 
 from cube.master.sandboxes.requests import CreateSandbox, IdempotencyKey
 from cube.model.errors import Conflict, HostError, KeyReused, Unavailable
+from cube.model.sandbox import Condition
 from support.fake_clock import FakeClock
 from support.fake_node import FakeNode
 from support.master import Master, running_master, settle
@@ -112,7 +113,7 @@ async def test_a_crash_during_the_creation_leaves_one_sandbox(tmp_path: Path, st
     first = await node.called("create")
     await master.store.close()  # nothing more is recorded, as after a crash
     if started:
-        node.alive[first] = False
+        node.alive[first] = Condition.RUNNING
     node.gates.clear()
     async with running_master(tmp_path, node, clock) as restarted:
         again = await restarted.service.create(WISH, KEY)

@@ -19,7 +19,7 @@ from cube.model.errors import (
     Unavailable,
     Unsupported,
 )
-from cube.model.sandbox import OnTimeout, SandboxState
+from cube.model.sandbox import Condition, OnTimeout, SandboxState
 from support.fake_node import BASE
 from support.master import Master
 
@@ -126,14 +126,14 @@ async def test_calls_about_an_unknown_sandbox_say_so(master: Master) -> None:
 async def test_pause_and_resume(master: Master) -> None:
     sandbox = await master.create()
     await master.service.pause(sandbox.sandbox_id)
-    assert master.node.alive == {sandbox.sandbox_id: True}
+    assert master.node.alive == {sandbox.sandbox_id: Condition.PAUSED}
     assert await master.recorded() == {sandbox.sandbox_id: SandboxState.PAUSED}
     with pytest.raises(Conflict, match="paused"):
         await master.service.pause(sandbox.sandbox_id)
     master.clock.advance(1000)
     resumed = await master.service.resume(sandbox.sandbox_id, 30, OnTimeout.PAUSE)
     assert resumed == replace(sandbox, end_at=master.clock.now() + timedelta(seconds=30), on_timeout=OnTimeout.PAUSE)
-    assert master.node.alive == {sandbox.sandbox_id: False}
+    assert master.node.alive == {sandbox.sandbox_id: Condition.RUNNING}
     assert await master.recorded() == {sandbox.sandbox_id: SandboxState.RUNNING}
     with pytest.raises(Conflict, match="running"):
         await master.service.resume(sandbox.sandbox_id, 30)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cube.model.errors import HostError
-from cube.model.sandbox import OnTimeout, SandboxState
+from cube.model.sandbox import Condition, OnTimeout, SandboxState
 from support.fake_clock import FakeClock
 from support.fake_node import FakeNode
 from support.master import Master, eventually, running_master, settle
@@ -28,7 +28,7 @@ async def test_time_up_pauses_a_sandbox_that_asked_for_it(master: Master) -> Non
     sandbox = await master.create(seconds=60, on_timeout=OnTimeout.PAUSE)
     await master.pass_time(60)
     await eventually(lambda: master.service.get(sandbox.sandbox_id).state is SandboxState.PAUSED)
-    assert master.node.alive == {sandbox.sandbox_id: True}
+    assert master.node.alive == {sandbox.sandbox_id: Condition.PAUSED}
 
 
 async def test_a_timeout_of_zero_ends_it_now(master: Master) -> None:
@@ -86,14 +86,14 @@ async def test_a_deadline_that_passed_while_the_service_was_down_acts_at_start(
 ) -> None:
     async with running_master(tmp_path, node, clock) as master:
         sandbox = await master.create(seconds=60, on_timeout=on_timeout)
-    assert node.alive == {sandbox.sandbox_id: False}
+    assert node.alive == {sandbox.sandbox_id: Condition.RUNNING}
     clock.advance(61)
     async with running_master(tmp_path, node, clock) as master:
         if on_timeout is OnTimeout.KILL:
             await eventually(lambda: node.alive == {})
             await eventually(lambda: master.service.count() == 0)
         else:
-            await eventually(lambda: node.alive == {sandbox.sandbox_id: True})
+            await eventually(lambda: node.alive == {sandbox.sandbox_id: Condition.PAUSED})
 
 
 async def test_a_deadline_survives_a_restart(tmp_path: Path, node: FakeNode, clock: FakeClock) -> None:

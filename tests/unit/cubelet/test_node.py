@@ -11,12 +11,19 @@ from typing import cast
 import pytest
 
 from cube.cubelet.node import Cubelet
-from cube.cubelet.runtime.base import Capabilities, Instance, LocalGuest, Snapshot
+from cube.cubelet.runtime.base import Capabilities, Found, Instance, LocalGuest
 from cube.envd.guest import Guest
 from cube.envd.sandboxes import EnvdSandbox
-from cube.model.errors import SandboxNotFound, SandboxNotRunning, Unavailable
+from cube.model.errors import (
+    HostError,
+    SandboxNotFound,
+    SandboxNotRunning,
+    SandboxStopped,
+    SnapshotNotFound,
+    Unavailable,
+)
 from cube.model.resources import Resources, ResourceUsage
-from cube.model.sandbox import SandboxSpec
+from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import ImageConfig, Template
 
 TEMPLATE = Template(
@@ -54,6 +61,9 @@ class ToldRuntime:
         self.alive: dict[str, ToldInstance] = {}
         self.destroyed: list[str] = []
         self.found: set[str] = set()
+        self.captured: set[str] = set()
+        #: What the next calls raise, one after the other; ``None`` lets one pass.
+        self.failures: list[Exception | None] = []
 
     async def start(self) -> None: ...
     async def close(self) -> None: ...
@@ -63,19 +73,37 @@ class ToldRuntime:
         self.alive[spec.sandbox_id] = ToldInstance(spec.sandbox_id)
         return self.alive[spec.sandbox_id]
 
-    async def restore(self, spec: SandboxSpec, snapshot: Snapshot) -> ToldInstance:
-        return await self.create(spec)
-
-    async def adopt(self, spec: SandboxSpec, *, paused: bool) -> ToldInstance:
+    async def adopt(self, spec: SandboxSpec, wanted: Condition) -> Found:
         if spec.sandbox_id not in self.found:
             raise SandboxNotFound(spec.sandbox_id)
-        return await self.create(spec)
+        if wanted is Condition.STOPPED:
+            return Found(wanted, None)
+        return Found(wanted, await self.create(spec))
 
-    async def pause(self, instance: Instance) -> None: ...
-    async def resume(self, instance: Instance) -> None: ...
+    async def pause(self, instance: Instance, *, memory: bool) -> Instance | None:
+        self._raise()
+        if memory:
+            return instance
+        self.alive.pop(instance.sandbox_id).death.set()
+        return None
 
-    async def snapshot(self, instance: Instance, snapshot_id: str) -> Snapshot:
-        raise NotImplementedError
+    async def resume(self, spec: SandboxSpec, instance: Instance | None, *, memory: bool) -> Instance:
+        self._raise()
+        return await self.create(spec) if instance is None or not memory else instance
+
+    async def snapshot(self, spec: SandboxSpec, instance: Instance | None, snapshot_id: str, *, memory: bool) -> None:
+        self._raise()
+        self.captured.add(snapshot_id)
+
+    async def rollback(self, spec: SandboxSpec, instance: Instance, snapshot_id: str) -> None:
+        self._raise()
+        self.alive.pop(instance.sandbox_id).death.set()
+
+    async def snapshots(self) -> set[str]:
+        return set(self.captured)
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        self.captured.discard(snapshot_id)
 
     async def destroy(self, sandbox_id: str) -> None:
         self.destroyed.append(sandbox_id)
@@ -85,6 +113,10 @@ class ToldRuntime:
 
     async def leftovers(self) -> set[str]:
         return set(self.found)
+
+    def _raise(self) -> None:
+        if self.failures and (error := self.failures.pop(0)) is not None:
+            raise error
 
 
 @pytest.fixture
@@ -185,9 +217,18 @@ async def test_destroying_is_not_taken_for_a_death(cubelet: Cubelet, runtime: To
 
 
 async def test_recovery_adopts_what_lives_and_removes_the_rest(cubelet: Cubelet, runtime: ToldRuntime) -> None:
-    runtime.found = {"i1", "i2", "stray"}
-    alive = await cubelet.recover([(spec("i1"), False), (spec("i2"), True), (spec("gone"), False)])
-    assert alive == {"i1", "i2"}
+    runtime.found = {"i1", "i2", "i3", "stray"}
+    runtime.captured = {"snap-1", "snap-2"}
+    wanted = [
+        (spec("i1"), Condition.RUNNING),
+        (spec("i2"), Condition.PAUSED),
+        (spec("i3"), Condition.STOPPED),
+        (spec("gone"), Condition.RUNNING),
+    ]
+    recovered = await cubelet.recover(wanted, ["snap-2", "snap-3"])
+    assert recovered.sandboxes == {"i1": Condition.RUNNING, "i2": Condition.PAUSED, "i3": Condition.STOPPED}
+    assert recovered.snapshots == {"snap-2"}
+    assert runtime.captured == {"snap-2"}
     assert runtime.destroyed == ["stray"]
     assert [v.sandbox_id for v in cubelet.running()] == ["i1"]
     with pytest.raises(SandboxNotRunning):
@@ -221,3 +262,111 @@ async def test_leaving_lets_go_without_ending_sandboxes(runtime: ToldRuntime) ->
     async with Cubelet(runtime, lambda: [TEMPLATE]) as cubelet:
         await cubelet.create(spec())
     assert runtime.destroyed == []
+
+
+class Drawer:
+    """What envd keeps of a sandbox."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def keep_something(cubelet: Cubelet) -> Drawer:
+    drawer = Drawer()
+    (await cubelet.get("i1")).state["drawer"] = drawer
+    return drawer
+
+
+async def test_a_stopped_sandbox_is_started_again_with_nothing_of_its_old_processes(cubelet: Cubelet) -> None:
+    died: list[str] = []
+    cubelet.on_death(died.append)
+    await cubelet.create(spec())
+    drawer = await keep_something(cubelet)
+    await cubelet.pause("i1", memory=False)
+    assert drawer.closed
+    with pytest.raises(SandboxNotRunning):
+        await cubelet.stats("i1")
+    with pytest.raises(SandboxNotRunning):
+        await cubelet.get("i1")
+    await cubelet.resume("i1")
+    assert (await cubelet.get("i1")).state == {}
+    assert cubelet.address("i1") == "192.0.2.1"
+    assert died == []
+
+
+async def test_a_paused_sandbox_keeps_what_envd_has_of_it(cubelet: Cubelet) -> None:
+    await cubelet.create(spec())
+    drawer = await keep_something(cubelet)
+    await cubelet.pause("i1")
+    await cubelet.resume("i1")
+    assert not drawer.closed
+    assert (await cubelet.get("i1")).state == {"drawer": drawer}
+
+
+async def test_a_failed_pause_leaves_it_running_and_watched(cubelet: Cubelet, runtime: ToldRuntime) -> None:
+    died = asyncio.Event()
+    cubelet.on_death(lambda _: died.set())
+    await cubelet.create(spec())
+    runtime.failures.append(HostError("no"))
+    with pytest.raises(HostError):
+        await cubelet.pause("i1", memory=False)
+    assert (await cubelet.get("i1")).sandbox_id == "i1"
+    runtime.alive["i1"].death.set()
+    await died.wait()
+
+
+async def test_a_rollback_starts_anew(cubelet: Cubelet) -> None:
+    forgotten: list[str] = []
+    cubelet.on_unreachable(forgotten.append)
+    await cubelet.create(spec())
+    drawer = await keep_something(cubelet)
+    await cubelet.rollback("i1", "snap-1")
+    assert drawer.closed
+    assert forgotten == ["i1"]
+    assert (await cubelet.get("i1")).state == {}
+
+
+async def test_a_rollback_that_is_refused_changes_nothing(cubelet: Cubelet, runtime: ToldRuntime) -> None:
+    await cubelet.create(spec())
+    drawer = await keep_something(cubelet)
+    runtime.failures.append(SnapshotNotFound("snap-1"))
+    with pytest.raises(SnapshotNotFound):
+        await cubelet.rollback("i1", "snap-1")
+    assert (await cubelet.get("i1")).state == {"drawer": drawer}
+
+
+@pytest.mark.parametrize("failures", [[SandboxStopped("no")], [None, HostError("no")]])
+async def test_a_rollback_that_fails_half_way_leaves_a_stopped_sandbox(
+    cubelet: Cubelet, runtime: ToldRuntime, failures: list[Exception | None]
+) -> None:
+    await cubelet.create(spec())
+    drawer = await keep_something(cubelet)
+    runtime.failures += failures
+    with pytest.raises(SandboxStopped):
+        await cubelet.rollback("i1", "snap-1")
+    assert drawer.closed
+    with pytest.raises(SandboxNotRunning, match="stopped"):
+        await cubelet.get("i1")
+    await cubelet.resume("i1")
+    await cubelet.get("i1")
+
+
+async def test_only_what_is_there_is_captured(cubelet: Cubelet, runtime: ToldRuntime) -> None:
+    with pytest.raises(SandboxNotFound):
+        await cubelet.snapshot("i1", "snap-1", memory=False)
+    died = asyncio.Event()
+    cubelet.on_death(lambda _: died.set())
+    await cubelet.create(spec())
+    await cubelet.pause("i1", memory=False)
+    await cubelet.snapshot("i1", "snap-1", memory=False)
+    await cubelet.resume("i1")
+    await cubelet.snapshot("i1", "snap-2", memory=False)
+    await cubelet.delete_snapshot("snap-1")
+    runtime.alive["i1"].death.set()
+    await died.wait()
+    with pytest.raises(SandboxNotRunning):
+        await cubelet.snapshot("i1", "snap-3", memory=False)
+    assert runtime.captured == {"snap-2"}

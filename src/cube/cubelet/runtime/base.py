@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cube.envd.guest import Guest
 from cube.model.resources import ResourceUsage
-from cube.model.sandbox import SandboxSpec
+from cube.model.sandbox import Condition, SandboxSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,18 @@ class Instance(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A capture of a sandbox on this node."""
+class Found:
+    """What a runtime has of a sandbox that an earlier run of the service left."""
 
-    snapshot_id: str
-    directory: Path
-    has_memory: bool
+    condition: Condition
+    #: ``None`` where nothing runs: always when it is stopped, and where a pause ends what it ran in.
+    instance: Instance | None
 
 
 class Runtime(Protocol):
     """Starts, stops and captures sandboxes. One per kind of isolation and node. Calls on one sandbox never overlap:
-    the cubelet holds its operation lock. Cancelling a call leaves nothing behind."""
+    the cubelet holds its operation lock. Cancelling a call leaves nothing behind that :meth:`destroy`,
+    :meth:`delete_snapshot` or the next start does not remove."""
 
     name: str
     capabilities: Capabilities
@@ -97,28 +98,65 @@ class Runtime(Protocol):
         ...
 
     async def remove(self) -> None:
-        """End every sandbox and remove everything of this instance from the machine but the templates; works after a
-        crash too, and without :meth:`start`."""
+        """End every sandbox and remove everything of this instance from the machine but the templates and snapshots;
+        works after a crash too, and without :meth:`start`."""
         ...
 
     async def create(self, spec: SandboxSpec) -> Instance:
-        """Start a sandbox from its template; returns when its inside answers."""
+        """Start a sandbox from its template, or from ``spec.snapshot_id``; returns when its inside answers.
+
+        From a snapshot it gets an identity of its own all the same: host name, machine id, address, tokens, and where
+        memory comes back, random numbers and time. Raises ``SnapshotNotFound``, ``TemplateNotFound``, ``StorageFull``.
+        """
         ...
 
-    async def restore(self, spec: SandboxSpec, snapshot: Snapshot) -> Instance:
-        """Start a sandbox from a snapshot; raises ``Unsupported`` without the capability."""
+    async def adopt(self, spec: SandboxSpec, wanted: Condition) -> Found:
+        """Take over a sandbox that an earlier run of the service left, and bring it into the condition ``wanted``.
+
+        One whose processes were ended on purpose, by a pause, resume or rollback that was cut off, is found
+        ``STOPPED`` whatever was wanted. Raises ``SandboxNotFound`` when it is gone.
+        """
         ...
 
-    async def adopt(self, spec: SandboxSpec, *, paused: bool) -> Instance:
-        """Take over a sandbox that an earlier run of the service started; raises ``SandboxNotFound`` when it is
-        gone."""
+    async def pause(self, instance: Instance, *, memory: bool) -> Instance | None:
+        """Stop a sandbox where it stands, or (not ``memory``) end its processes and keep its files alone.
+
+        Returns what is left of it that can die; ``None`` when nothing runs any more. It runs on when this fails with
+        anything but ``SandboxStopped``.
+        """
         ...
 
-    async def pause(self, instance: Instance) -> None: ...
+    async def resume(self, spec: SandboxSpec, instance: Instance | None, *, memory: bool) -> Instance:
+        """Let a paused or stopped sandbox run again; returns when its inside answers.
 
-    async def resume(self, instance: Instance) -> None: ...
+        ``instance`` is what :meth:`pause` or :meth:`adopt` has left. Without ``memory``, and where none was kept, its
+        processes start from the beginning. Raises ``SandboxStopped`` when only its files are left.
+        """
+        ...
 
-    async def snapshot(self, instance: Instance, snapshot_id: str) -> Snapshot: ...
+    async def snapshot(self, spec: SandboxSpec, instance: Instance | None, snapshot_id: str, *, memory: bool) -> None:
+        """Capture a running, paused or stopped sandbox, which afterwards is as it was before.
+
+        ``memory`` is only asked for where the capability is there and the sandbox has processes. What is there when
+        this returns outlives a crash of the machine. Raises ``StorageFull``.
+        """
+        ...
+
+    async def rollback(self, spec: SandboxSpec, instance: Instance, snapshot_id: str) -> None:
+        """Replace what a running sandbox is by what a snapshot of the same template holds; :meth:`resume` then starts
+        it, with the snapshot's memory where it has it.
+
+        It runs on, unchanged, when this fails with anything but ``SandboxStopped``. Raises ``SnapshotNotFound``.
+        """
+        ...
+
+    async def snapshots(self) -> set[str]:
+        """Ids of all snapshots that are whole; what an earlier run left half made is removed by :meth:`start`."""
+        ...
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove a snapshot; sandboxes and snapshots that came of it do not notice. Succeeds when there is none."""
+        ...
 
     async def destroy(self, sandbox_id: str) -> None:
         """End it and remove everything that belonged to it, known or left over; succeeds when there is nothing."""

@@ -16,7 +16,7 @@ from cube.master.sandboxes.lifecycle import advance
 from cube.master.sandboxes.logbook import LogBook, LogLevel
 from cube.master.sandboxes.registry import Entry, Registry
 from cube.master.store.sandboxes import SandboxStore
-from cube.model.sandbox import OnTimeout, SandboxState
+from cube.model.sandbox import OnTimeout, PauseMode, SandboxState
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +47,10 @@ class Context:
         *,
         end_at: datetime | None = None,
         on_timeout: OnTimeout | None = None,
+        pause_mode: PauseMode | None = None,
     ) -> asyncio.Future[None]:
         """Take a sandbox to its next state; the future is done when that is durable. Raises ``Conflict``."""
-        entry.sandbox = advance(entry.sandbox, to, end_at=end_at, on_timeout=on_timeout)
+        entry.sandbox = advance(entry.sandbox, to, end_at=end_at, on_timeout=on_timeout, pause_mode=pause_mode)
         if (message := _MESSAGES.get(to)) is not None:
             self.logs.note(entry.sandbox.sandbox_id, message if entry.ran else _STARTED)
         entry.ran = entry.ran or to is SandboxState.RUNNING

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from cube.model.errors import Conflict
-from cube.model.sandbox import TRANSITIONS, OnTimeout, Sandbox, SandboxState
+from cube.model.sandbox import TRANSITIONS, Condition, OnTimeout, PauseMode, Sandbox, SandboxState
 
 
 class VisibleState(StrEnum):
@@ -22,16 +22,24 @@ _VISIBLE = {
     SandboxState.PAUSING: VisibleState.RUNNING,
     SandboxState.PAUSED: VisibleState.PAUSED,
     SandboxState.RESUMING: VisibleState.PAUSED,
+    SandboxState.ROLLING_BACK: VisibleState.RUNNING,
 }
 
 #: What becomes of a sandbox whose operation was cut off by the end of the service, if it is alive: pauses and resumes
-#: are completed, a kill too; one that was being created runs, for its client may have been told of it.
+#: are completed, a kill too; one that was being created runs, for its client may have been told of it. A rollback is
+#: not: it has happened or it has not.
 RECOVERED: dict[SandboxState, SandboxState] = {
     SandboxState.CREATING: SandboxState.RUNNING,
     SandboxState.RUNNING: SandboxState.RUNNING,
     SandboxState.RESUMING: SandboxState.RUNNING,
     SandboxState.PAUSING: SandboxState.PAUSED,
     SandboxState.PAUSED: SandboxState.PAUSED,
+    SandboxState.ROLLING_BACK: SandboxState.RUNNING,
+}
+_PAUSE_MODES = {
+    Condition.RUNNING: None,
+    Condition.PAUSED: PauseMode.FULL,
+    Condition.STOPPED: PauseMode.FILESYSTEM,
 }
 
 
@@ -41,9 +49,33 @@ def visible_state(state: SandboxState) -> VisibleState | None:
 
 
 def advance(
-    sandbox: Sandbox, to: SandboxState, *, end_at: datetime | None = None, on_timeout: OnTimeout | None = None
+    sandbox: Sandbox,
+    to: SandboxState,
+    *,
+    end_at: datetime | None = None,
+    on_timeout: OnTimeout | None = None,
+    pause_mode: PauseMode | None = None,
 ) -> Sandbox:
     """The sandbox in its next state; raises ``Conflict`` when that state may not follow."""
     if to not in TRANSITIONS[sandbox.state]:
         raise Conflict(f"sandbox {sandbox.sandbox_id!r} is {sandbox.state.value} and cannot become {to.value}")
-    return replace(sandbox, state=to, end_at=end_at or sandbox.end_at, on_timeout=on_timeout or sandbox.on_timeout)
+    return replace(
+        sandbox,
+        state=to,
+        end_at=end_at or sandbox.end_at,
+        on_timeout=on_timeout or sandbox.on_timeout,
+        pause_mode=None if to is SandboxState.RUNNING else pause_mode or sandbox.pause_mode,
+    )
+
+
+def wanted(sandbox: Sandbox) -> Condition:
+    """The condition in which a restarted service wants a sandbox that is in :data:`RECOVERED`."""
+    if RECOVERED[sandbox.state] is SandboxState.RUNNING:
+        return Condition.RUNNING
+    return Condition.STOPPED if sandbox.pause_mode is PauseMode.FILESYSTEM else Condition.PAUSED
+
+
+def recovered(sandbox: Sandbox, condition: Condition) -> Sandbox:
+    """The sandbox as a restarted service has found it, whatever it was in the middle of."""
+    state = SandboxState.RUNNING if condition is Condition.RUNNING else SandboxState.PAUSED
+    return replace(sandbox, state=state, pause_mode=_PAUSE_MODES[condition])

@@ -16,7 +16,7 @@ from cube.master.sandboxes.admission import Admission
 from cube.master.sandboxes.context import Context, log_failure
 from cube.master.sandboxes.registry import Entry
 from cube.model.errors import Conflict, SandboxNotFound
-from cube.model.sandbox import OnTimeout, Sandbox, SandboxState
+from cube.model.sandbox import OnTimeout, PauseMode, Sandbox, SandboxState
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class Operations:
     async def pause(self, entry: Entry) -> None:
         """Freeze a running sandbox; it runs on when that fails."""
         context = self._context
-        log_failure(context.move(entry, SandboxState.PAUSING))
+        log_failure(context.move(entry, SandboxState.PAUSING, pause_mode=PauseMode.FULL))
         try:
             await context.node.pause(entry.sandbox.sandbox_id)
         except Exception:

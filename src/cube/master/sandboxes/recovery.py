@@ -8,11 +8,11 @@ from datetime import datetime
 import structlog
 
 from cube.master.sandboxes.context import Context, log_failure
-from cube.master.sandboxes.lifecycle import RECOVERED
+from cube.master.sandboxes.lifecycle import RECOVERED, recovered, wanted
 from cube.master.sandboxes.logbook import LogLevel
 from cube.master.sandboxes.registry import REMEMBERED, Entry
 from cube.master.store.records import SandboxRecord
-from cube.model.sandbox import SandboxState
+from cube.model.sandbox import Condition, SandboxState
 
 log = structlog.get_logger(__name__)
 
@@ -20,37 +20,40 @@ log = structlog.get_logger(__name__)
 async def recover(context: Context) -> None:
     """Take over what still runs; record the rest as ended. Deadlines that have passed act at once.
 
-    A sandbox whose creation was cut off runs if it got so far as to answer. A pause or resume is completed.
+    A sandbox whose creation was cut off runs if it got so far as to answer. A pause or resume is completed; what lost
+    its processes over a resume or rollback that was cut off is paused, with its files alone.
     """
     for sandbox_id, ended_at in await context.store.ended(REMEMBERED):
         context.registry.end(sandbox_id, ended_at)
     records = await context.store.live()
-    alive = await _alive(context, records)
+    found = await _found(context, records)
     now = context.clock.now()
     for record in records:
-        if record.sandbox.sandbox_id in alive:
-            _take_over(context, record)
+        condition = found.get(record.sandbox.sandbox_id)
+        if condition is not None:
+            _take_over(context, record, condition)
         else:
             _give_up(context, record, now)
     await context.store.forget_templates()
 
 
-async def _alive(context: Context, records: Sequence[SandboxRecord]) -> set[str]:
-    wanted = [
-        (record.spec, RECOVERED[record.sandbox.state] is SandboxState.PAUSED)
+async def _found(context: Context, records: Sequence[SandboxRecord]) -> dict[str, Condition]:
+    """The condition of each that is there."""
+    listed = [
+        (record.spec, wanted(record.sandbox))
         for record in records
         if record.sandbox.state in RECOVERED and record.sandbox.runtime == context.node.runtime
     ]
-    return await context.node.recover(wanted)
+    return (await context.node.recover(listed, ())).sandboxes
 
 
-def _take_over(context: Context, record: SandboxRecord) -> None:
-    entry = context.registry.add(Entry(record.sandbox, record.spec))
-    context.logs.note(record.sandbox.sandbox_id, "Taken over after a restart of the service")
-    sandbox, target = entry.sandbox, RECOVERED[entry.sandbox.state]
-    if sandbox.state is not target:
-        log_failure(context.move(entry, target))
-    elif target is SandboxState.RUNNING:
+def _take_over(context: Context, record: SandboxRecord, condition: Condition) -> None:
+    sandbox = recovered(record.sandbox, condition)
+    context.registry.add(Entry(sandbox, record.spec))
+    context.logs.note(sandbox.sandbox_id, "Taken over after a restart of the service")
+    if sandbox != record.sandbox:
+        log_failure(context.store.update(sandbox))
+    if sandbox.state is SandboxState.RUNNING:
         context.timer.set(sandbox.sandbox_id, sandbox.end_at)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping
 from cube.master.store.secretbox import SecretBox
 from cube.model.mounts import HostMount
 from cube.model.resources import Resources
-from cube.model.sandbox import Ingress, OnTimeout, Sandbox, SandboxSpec, SandboxState
+from cube.model.sandbox import Ingress, OnTimeout, PauseMode, Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
 
 _TEMPLATE = TypeAdapter(Template)
@@ -36,6 +36,7 @@ class SandboxRecord:
             env_vars=self.sandbox.env_vars,
             envd_access_token=self.sandbox.envd_access_token,
             host_mounts=self.sandbox.host_mounts,
+            snapshot_id=self.sandbox.snapshot_id,
         )
 
 
@@ -70,6 +71,9 @@ def sandbox_row(sandbox: Sandbox, digest: str, box: SecretBox) -> dict[str, Any]
         "metadata": sandbox.metadata,
         "secrets": _seal(sandbox, box),
         "runtime": sandbox.runtime,
+        "snapshot_id": sandbox.snapshot_id,
+        "auto_pause_mode": sandbox.auto_pause_mode.value,
+        "pause_mode": sandbox.pause_mode,
     }
 
 
@@ -92,6 +96,9 @@ def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
         runtime=row["runtime"],
         ingress=Ingress(**secrets.get("ingress", {})),
         host_mounts=tuple(HostMount(**mount) for mount in secrets.get("host_mounts", ())),
+        snapshot_id=row["snapshot_id"],
+        auto_pause_mode=PauseMode(row["auto_pause_mode"]),
+        pause_mode=None if row["pause_mode"] is None else PauseMode(row["pause_mode"]),
     )
     return SandboxRecord(sandbox, _TEMPLATE.validate_python(row["manifest"]))
 

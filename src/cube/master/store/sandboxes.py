@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Executable, bindparam, delete, insert, select
 from cube.master.store.idempotency import freeing
 from cube.master.store.records import SandboxRecord, sandbox_record, sandbox_row, template_digest, template_manifest
 from cube.master.store.secretbox import SecretBox
-from cube.master.store.tables import sandboxes, template_revisions
+from cube.master.store.tables import sandboxes, snapshots, template_revisions
 from cube.master.store.writer import Writer
 from cube.model.sandbox import Sandbox, SandboxState
 from cube.model.template import Template
@@ -26,7 +26,7 @@ _BY_ID = sandboxes.c.sandbox_id == bindparam("key")
 _UPDATE = (
     update(sandboxes)
     .where(_BY_ID)
-    .values(state=bindparam("state"), end_at=bindparam("end_at"), on_timeout=bindparam("on_timeout"))
+    .values({name: bindparam(name) for name in ("state", "end_at", "on_timeout", "pause_mode")})
 )
 _END = update(sandboxes).where(_BY_ID).values(state=SandboxState.KILLED.value, ended_at=bindparam("ended_at"))
 _LIVE = (
@@ -41,7 +41,8 @@ _ENDED = (
     .order_by(sandboxes.c.ended_at.desc())
 )
 _FORGET_TEMPLATES = delete(template_revisions).where(
-    template_revisions.c.digest.not_in(select(sandboxes.c.template_digest))
+    template_revisions.c.digest.not_in(select(sandboxes.c.template_digest)),
+    template_revisions.c.digest.not_in(select(snapshots.c.template_digest)),
 )
 
 
@@ -66,12 +67,13 @@ class SandboxStore:
         return self._writer.submit(_execution(_INSERT, row, also))
 
     def update(self, sandbox: Sandbox) -> asyncio.Future[None]:
-        """Record what of a sandbox can change: state, deadline and what the deadline does."""
+        """Record what of a sandbox can change: state, deadline, what the deadline does and what a pause has kept."""
         change = {
             "key": sandbox.sandbox_id,
             "state": sandbox.state.value,
             "end_at": sandbox.end_at,
             "on_timeout": sandbox.on_timeout.value,
+            "pause_mode": sandbox.pause_mode,
         }
         return self._writer.submit(_execution(_UPDATE, change))
 
@@ -99,7 +101,7 @@ class SandboxStore:
         return self._writer.submit(partial(_prune, before, keep))
 
     def forget_templates(self) -> asyncio.Future[None]:
-        """Forget template revisions that no sandbox was cloned from. Only before the first insert."""
+        """Forget template revisions that nothing was cloned from and no snapshot has. Only before the first insert."""
         return self._writer.submit(_execution(_FORGET_TEMPLATES, {}))
 
     def _revision(self, template: Template) -> str:

@@ -89,6 +89,34 @@ sandboxes = Table(
     #: Environment variables, tokens, who may reach it and what it mounts, encrypted.
     Column("secrets", LargeBinary, nullable=False),
     Column("runtime", String(32), nullable=False),
+    #: The snapshot that it was created from, which may be gone since.
+    Column("snapshot_id", String(40), nullable=True),
+    #: What a pause by its timeout keeps, and what the last pause has kept, NULL while it runs.
+    Column("auto_pause_mode", String(16), nullable=False, server_default="full"),
+    Column("pause_mode", String(16), nullable=True),
     # Serves both questions asked of it: what is alive (NULL), and what ended long ago.
     Index(None, "ended_at"),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("snapshot_id", String(40), primary_key=True),
+    #: ``name:tag``.
+    Column("name", String(400), nullable=True),
+    Column("origin_sandbox_id", String(40), nullable=False),
+    Column("template_digest", String(64), ForeignKey(template_revisions.c.digest), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("runtime", String(32), nullable=False),
+    Column("memory", Boolean, nullable=False),
+    Column("cpu_count", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("disk_mb", Integer, nullable=False),
+    Column("pids", Integer, nullable=False),
+    Column("open_files", Integer, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    #: Environment variables, encrypted.
+    Column("secrets", LargeBinary, nullable=False),
+    # A name stands for one snapshot.
+    Index("ix_snapshots_name", "name", unique=True),
 )

@@ -15,7 +15,7 @@ import structlog
 
 from cube.cubelet.cgroups.detect import detect
 from cube.cubelet.cgroups.manager import CgroupManager
-from cube.cubelet.runtime.base import Capabilities, Instance, LocalGuest, Snapshot
+from cube.cubelet.runtime.base import Capabilities, Found, Instance, LocalGuest
 from cube.cubelet.runtime.container import rootfs, syscalls, users
 from cube.cubelet.runtime.container.attachments import Attachment, Attachments
 from cube.cubelet.runtime.container.binary import find_cube_init
@@ -30,7 +30,7 @@ from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError, HostError, SandboxNotFound, Unsupported
 from cube.model.resources import Resources, ResourceUsage
-from cube.model.sandbox import SandboxSpec
+from cube.model.sandbox import Condition, SandboxSpec
 from cube.netagent.firewall import Firewall
 from cube.netagent.links import LinkPool
 from cube.settings import Settings
@@ -143,6 +143,8 @@ class ContainerRuntime:
 
     async def create(self, spec: SandboxSpec) -> ContainerInstance:
         """Start a sandbox from its template; returns when its inside answers."""
+        if spec.snapshot_id is not None:
+            raise Unsupported("containers cannot be started from a snapshot yet")
         seat = await self._seats.acquire()
         try:
             with ExitStack() as borrowed:
@@ -156,11 +158,7 @@ class ContainerRuntime:
         self._instances[spec.sandbox_id] = instance
         return instance
 
-    async def restore(self, spec: SandboxSpec, snapshot: Snapshot) -> Instance:
-        """Not yet."""
-        raise Unsupported("containers cannot be started from a snapshot yet")
-
-    async def adopt(self, spec: SandboxSpec, *, paused: bool) -> ContainerInstance:
+    async def adopt(self, spec: SandboxSpec, wanted: Condition) -> Found:
         """Take over a sandbox of an earlier run of the service; raises ``SandboxNotFound`` when it is gone."""
         record = self._records.read(spec.sandbox_id)
         if record is None or not record.alive:
@@ -168,28 +166,46 @@ class ContainerRuntime:
         try:
             seat = await self._seats.adopt(record.seat, record.pid)
             # A crash may have come between a pause and its record, or the other way round.
-            await (seat.cgroup.freeze() if paused else seat.cgroup.thaw())
+            await (seat.cgroup.thaw() if wanted is Condition.RUNNING else seat.cgroup.freeze())
             control = self._records.connect(spec.sandbox_id)
         except (OSError, CubeError) as error:
             log.warning("sandbox.not_adopted", sandbox=spec.sandbox_id, reason=str(error))
             raise SandboxNotFound(spec.sandbox_id) from error
         instance = _instance(spec, seat, control)
         self._instances[spec.sandbox_id] = instance
+        condition = Condition.RUNNING if wanted is Condition.RUNNING else Condition.PAUSED
+        return Found(condition, instance)
+
+    async def pause(self, instance: Instance, *, memory: bool) -> Instance:
+        """Stop its processes where they stand; they keep their memory."""
+        if not memory:
+            raise Unsupported("containers cannot be stopped yet")
+        await self._own(instance).seat.cgroup.freeze()
         return instance
 
-    async def pause(self, instance: Instance) -> None:
-        """Stop its processes where they stand; they keep their memory."""
-        await self._own(instance).seat.cgroup.freeze()
-
-    async def resume(self, instance: Instance) -> None:
+    async def resume(self, spec: SandboxSpec, instance: Instance | None, *, memory: bool) -> Instance:
         """Let its processes go on."""
+        if instance is None or not memory:
+            raise Unsupported("containers cannot be stopped yet")
         own = self._own(instance)
         await own.seat.cgroup.thaw()
         await own.guest.ping()
+        return instance
 
-    async def snapshot(self, instance: Instance, snapshot_id: str) -> Snapshot:
+    async def snapshot(self, spec: SandboxSpec, instance: Instance | None, snapshot_id: str, *, memory: bool) -> None:
         """Not yet."""
         raise Unsupported("containers cannot be captured yet")
+
+    async def rollback(self, spec: SandboxSpec, instance: Instance, snapshot_id: str) -> None:
+        """Not yet."""
+        raise Unsupported("containers cannot be captured yet")
+
+    async def snapshots(self) -> set[str]:
+        """There are none yet."""
+        return set()
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """There are none yet."""
 
     async def destroy(self, sandbox_id: str) -> None:
         """End it and remove everything that belonged to it, known or left over; succeeds when there is nothing."""
