@@ -174,14 +174,24 @@ class Box:
             self._armed = True
 
     def write(self, path: str, content: bytes, user: str = "root", mode: int = 0o755) -> None:
-        opened = self.call(self.guest.open_write(path, user, mode=mode))
-        with open(opened.fd, "wb") as file:
-            file.write(content)
+        self.call(self._write(path, content, user, mode))
+
+    async def _write(self, path: str, content: bytes, user: str, mode: int) -> None:
+        file = (await self.guest.open_write(path, user, mode=mode)).file
+        try:
+            await file.write(content)
+        finally:
+            file.close()
 
     def read(self, path: str, user: str = "root") -> bytes:
-        opened = self.call(self.guest.open_read(path, user))
-        with open(opened.fd, "rb") as file:
-            return file.read(1 << 20)
+        return self.call(self._read(path, user))
+
+    async def _read(self, path: str, user: str) -> bytes:
+        file = (await self.guest.open_read(path, user)).file
+        try:
+            return await file.read_at(1 << 20, 0)
+        finally:
+            file.close()
 
     @contextmanager
     def background(self, script: str, user: str = "root") -> Iterator[Running]:

@@ -40,16 +40,16 @@ def requests(box: Box, user: str = "root") -> dict[str, Request]:
     async def read(path: str) -> object:
         opened = await guest.open_read(path, user)
         try:
-            return os.read(opened.fd, 1 << 16)
+            return await opened.file.read_at(1 << 16, 0)
         finally:
-            os.close(opened.fd)
+            opened.file.close()
 
     async def write(path: str) -> object:
         opened = await guest.open_write(path, user)
         try:
-            return os.write(opened.fd, b"overwritten")
+            return await opened.file.write(b"overwritten")
         finally:
-            os.close(opened.fd)
+            opened.file.close()
 
     async def watch(path: str) -> object:
         watch = await guest.watch(path, user, recursive=True)
@@ -148,12 +148,13 @@ def test_files_of_proc_come_in_bounded_time(sandbox: Box, path: str) -> None:
         opened = sandbox.call(sandbox.guest.open_read(path, "root"))
     except CubeError:
         return
+    fd = opened.file.fd
     try:
-        os.set_blocking(opened.fd, False)
+        os.set_blocking(fd, False)
         with contextlib.suppress(BlockingIOError, OSError):
-            os.read(opened.fd, 4096)
+            os.read(fd, 4096)
     finally:
-        os.close(opened.fd)
+        os.close(fd)
 
 
 def test_a_lease_does_not_hold_a_request_up(sandbox: Box) -> None:

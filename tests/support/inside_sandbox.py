@@ -55,15 +55,15 @@ class Inside:
 
     async def write(self, path: str, content: bytes, user: str = "user", mode: int = 0o666) -> None:
         opened = await self.guest.open_write(path, user, mode=mode)
-        os.write(opened.fd, content)
-        os.close(opened.fd)
+        await opened.file.write(content)
+        opened.file.close()
 
     async def read(self, path: str, user: str = "user") -> bytes:
         opened = await self.guest.open_read(path, user)
         try:
-            return os.read(opened.fd, 1 << 20)
+            return await opened.file.read_at(1 << 20, 0)
         finally:
-            os.close(opened.fd)
+            opened.file.close()
 
 
 def release(process: GuestProcess) -> None:

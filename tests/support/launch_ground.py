@@ -16,12 +16,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cube.cubelet.runtime.container import steps, syscalls, wire
+from cube.cubelet.runtime.container import datagrams, steps, syscalls
+from cube.cubelet.runtime.container.datagrams import Datagram
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.plan import Plan
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
-from cube.cubelet.runtime.container.wire import Kind, Message, Reader, Writer
+from cube.cubelet.runtime.guest.wire import Kind, Reader, Writer
 
 ID_BASE = 0x5000_0000
 ID_COUNT = 65536
@@ -246,9 +247,9 @@ async def end(launched: Launched) -> None:
         os.close(launched.pidfd)
 
 
-async def ask(control: socket.socket, kind: Kind, body: bytes = b"") -> Message:
+async def ask(control: socket.socket, kind: Kind, body: bytes = b"") -> Datagram:
     """One request to process 1 and the next message that comes back."""
-    wire.send(control, kind, 1, body)
+    datagrams.send(control, kind, 1, body)
     return await _receive(control)
 
 
@@ -274,9 +275,9 @@ def read_all(fd: int) -> str:
         return file.read().decode()
 
 
-async def _receive(control: socket.socket) -> Message:
+async def _receive(control: socket.socket) -> Datagram:
     await _readable(control.fileno())
-    message = wire.receive(control)
+    message = datagrams.receive(control)
     assert message is not None
     return message
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cube.envd.errors import UnknownUser
+from cube.envd.files.descriptor import DescriptorFile
 from cube.envd.guest import (
     Entry,
     EventType,
@@ -29,9 +30,10 @@ from cube.envd.guest import (
     FileType,
     OpenedFile,
     SpawnRequest,
+    TerminalSize,
     WatchEvent,
 )
-from cube.envd.process.managed import set_terminal_size
+from cube.envd.process.terminal import set_terminal_size
 from cube.model.errors import Conflict, CubeError, HostError, InvalidInput, NotFound, PermissionDenied, StorageFull
 
 _USERS = ("", "root", "user", "0")
@@ -85,6 +87,10 @@ class LocalProcess:
         if self._exit.done():
             raise NotFound("the process has ended")
         self.popen.send_signal(number)
+
+    async def resize(self, size: TerminalSize) -> None:
+        if self.terminal is not None:
+            set_terminal_size(self.terminal, size)
 
 
 class LocalGuest:
@@ -160,7 +166,7 @@ class LocalGuest:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise InvalidInput(f"path '{target}' is not a regular file")
-        return OpenedFile(fd, self._entry(target))
+        return OpenedFile(DescriptorFile(fd), self._entry(target))
 
     async def stat(self, path: str, user: str) -> Entry:
         with _translated():

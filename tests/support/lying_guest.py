@@ -8,8 +8,9 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
-from cube.cubelet.runtime.container import wire
-from cube.cubelet.runtime.container.wire import Kind, Message, Writer
+from cube.cubelet.runtime.container import datagrams
+from cube.cubelet.runtime.container.datagrams import Datagram
+from cube.cubelet.runtime.guest.wire import Kind, Writer
 
 
 def open_fds() -> dict[str, str]:
@@ -28,14 +29,14 @@ class Liar:
         self.ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._theirs.setblocking(False)
 
-    async def request(self) -> Message:
+    async def request(self) -> Datagram:
         """The next request."""
         data = await self._readable()
         assert data is not None
         return data
 
     def answer(self, kind: int, request_id: int, body: bytes = b"", fds: Sequence[int] = ()) -> None:
-        wire.send(self._theirs, kind, request_id, body, fds)
+        datagrams.send(self._theirs, kind, request_id, body, fds)
 
     def raw(self, data: bytes) -> None:
         self._theirs.send(data)
@@ -56,7 +57,7 @@ class Liar:
                 found.append(self._theirs.recv(65536))
         return found
 
-    async def _readable(self) -> Message | None:
+    async def _readable(self) -> Datagram | None:
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         loop.add_reader(self._theirs, ready.set)
@@ -65,7 +66,7 @@ class Liar:
                 await ready.wait()
         finally:
             loop.remove_reader(self._theirs)
-        return wire.receive(self._theirs)
+        return datagrams.receive(self._theirs)
 
 
 def entry(path: str = "/x", **changes: object) -> Writer:

@@ -1,14 +1,16 @@
 """The seam between envd and a sandbox: what can be asked of the inside, whoever carries it out.
 
-The container runtime implements :class:`Guest` over the control socket of ``cube-init``; inside a microVM the same
-implementation talks to the ``cube-init`` beside it. Descriptors that come back belong to the caller, who closes
-them. Every path is resolved inside the sandbox, as the named user; nothing here follows a path on the host.
+Both runtimes implement :class:`Guest` over what ``cube-init`` serves: the container's is on the other end of a socket,
+the microVM's behind a serial port. Descriptors and files that come back belong to the caller, who closes them. Every
+path is resolved inside the sandbox, as the named user; nothing here follows a path on the host.
 
 Paths: absolute, or relative to the user's home; ``~`` and ``~/x`` mean that home. An empty ``user`` means root.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -52,7 +54,7 @@ class GuestProcess(Protocol):
     #: Read ends; ``None`` with a terminal.
     stdout: int | None
     stderr: int | None
-    #: Master side of the pseudo-terminal, ``None`` without one.
+    #: Reads and writes the pseudo-terminal, ``None`` without one.
     terminal: int | None
 
     async def wait(self) -> ExitStatus:
@@ -64,6 +66,10 @@ class GuestProcess(Protocol):
 
     async def signal(self, number: int) -> None:
         """Send a signal; raises ``NotFound`` when it has ended."""
+        ...
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Set the size of its terminal, whose foreground processes get SIGWINCH; without one nothing happens."""
         ...
 
 
@@ -104,11 +110,37 @@ class Entry:
         return self.path.rstrip("/").rpartition("/")[2] or "/"
 
 
+class GuestFile(Protocol):
+    """An open regular file. What is started goes on when its caller is cancelled, so wait for it before closing.
+
+    The futures raise ``StorageFull``, ``PermissionDenied``, ``InvalidInput``, ``HostError`` and, when the sandbox has
+    died, ``SandboxNotRunning``.
+    """
+
+    def read_at(self, size: int, offset: int) -> asyncio.Future[bytes]:
+        """At least one byte and at most ``size`` from ``offset`` on; empty at the end of the file."""
+        ...
+
+    def write(self, data: bytes | bytearray) -> asyncio.Future[None]:
+        """Write everything after what was written before; one call at a time."""
+        ...
+
+    def set_attributes(self, changes: Mapping[str, str | None]) -> asyncio.Future[None]:
+        """Set extended attributes by their full names, or remove those that are ``None`` and exist."""
+        ...
+
+    def identity(self) -> asyncio.Future[tuple[int, int]]:
+        """Two numbers that no other file of the sandbox has as long as this one is open."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """An open regular file and what it was when opened. The descriptor never blocks on open; it is close-on-exec."""
+    """An open regular file and what it was when opened. Opening never blocks."""
 
-    fd: int
+    file: GuestFile
     entry: Entry
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from cube.envd.auth import signature
 from cube.envd.files import blocking
+from cube.envd.files.descriptor import DescriptorFile
 from cube.envd.guest import OpenedFile
 from support.connect_rpc import RpcClient
 from support.envd_server import TOKEN, EnvdServer, make_sandbox
@@ -155,8 +156,8 @@ class TestUpload:
     def test_no_space(self, http: httpx.Client, guest: LocalGuest, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         async def full(path: str, user: str, *, mode: int = 0o666) -> OpenedFile:
             opened = await LocalGuest.open_write(guest, path, user)
-            os.close(opened.fd)
-            return OpenedFile(os.open("/dev/full", os.O_WRONLY), opened.entry)
+            opened.file.close()
+            return OpenedFile(DescriptorFile(os.open("/dev/full", os.O_WRONLY)), opened.entry)
 
         monkeypatch.setattr(guest, "open_write", full)
         answer = upload(http, "a", BIG)
@@ -208,7 +209,7 @@ class TestBrokenUpload:
             sizes.append(len(data))
             write_all(fd, data)
 
-        monkeypatch.setattr("cube.envd.files.writing.write_all", recorded)
+        monkeypatch.setattr("cube.envd.files.descriptor.write_all", recorded)
         bomb = gzip.compress(bytes(50_000_000))
         assert upload(http, "a", bomb, Content_Encoding="gzip").status_code == 200
         assert (home / "a").stat().st_size == sum(sizes) == 50_000_000

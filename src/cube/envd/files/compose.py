@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 
-from cube.envd.files.blocking import CHUNK, submit
+from cube.envd.files.blocking import CHUNK
 from cube.envd.files.writing import FileWriter, written
 from cube.envd.guest import Guest
 from cube.model.errors import InvalidInput, NotFound
@@ -36,10 +35,9 @@ async def compose(guest: Guest, sources: Sequence[str], destination: str, user: 
 async def _identity(guest: Guest, path: str, user: str) -> tuple[int, int]:
     opened = await guest.open_read(path, user)
     try:
-        status = os.fstat(opened.fd)
+        return await opened.file.identity()
     finally:
-        os.close(opened.fd)
-    return status.st_dev, status.st_ino
+        opened.file.close()
 
 
 async def _identity_if_any(guest: Guest, path: str, user: str) -> tuple[int, int] | None:
@@ -52,11 +50,13 @@ async def _identity_if_any(guest: Guest, path: str, user: str) -> tuple[int, int
 async def _append(guest: Guest, source: str, user: str, writer: FileWriter) -> None:
     opened = await guest.open_read(source, user)
     reading: asyncio.Future[bytes] | None = None
+    position = 0
     try:
-        while piece := await asyncio.shield(reading := submit(os.read, opened.fd, CHUNK)):
+        while piece := await asyncio.shield(reading := opened.file.read_at(CHUNK, position)):
+            position += len(piece)
             await writer.write(piece)
     finally:
-        # A thread may still read: the descriptor must not be closed under it.
+        # It must not be closed under whoever still reads.
         if reading is not None:
             await asyncio.wait([reading])
-        os.close(opened.fd)
+        opened.file.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from urllib.parse import quote
@@ -22,7 +21,7 @@ from cube.envd.files.conditions import (
     requested_range,
 )
 from cube.envd.files.encoding import Deflater, identity_refused, wants_gzip
-from cube.envd.guest import Entry, OpenedFile
+from cube.envd.guest import Entry, GuestFile, OpenedFile
 from cube.model.errors import HostError
 
 Headers = list[tuple[bytes, bytes]]
@@ -33,7 +32,7 @@ async def send_file(scope: Scope, receive: Receive, send: Send, opened: OpenedFi
     try:
         await _Download(scope, receive, send, opened).run()
     finally:
-        os.close(opened.fd)
+        opened.file.close()
 
 
 class _Download:
@@ -41,7 +40,7 @@ class _Download:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._fd = opened.fd
+        self._file = opened.file
         self._entry = opened.entry
         self._head = scope["method"] == "HEAD"
 
@@ -57,7 +56,7 @@ class _Download:
 
     async def _send_unsized(self) -> None:
         """An empty file, or one of the kernel's (/proc) that hides its size; of those, no more than a chunk."""
-        content = await submit(_read_to_limit, self._fd)
+        content = await _read_to_limit(self._file)
         headers = self._describe()
         await respond(self._send, 200, b"" if self._head else content, headers)
 
@@ -80,11 +79,11 @@ class _Download:
             headers.append((b"content-range", b"bytes %d-%d/%d" % (span.start, span.stop - 1, self._entry.size)))
         headers.append((b"content-length", b"%d" % (part.stop - part.start)))
         await self._begin(206 if span else 200, headers)
-        await self._stream(_pieces(self._fd, part))
+        await self._stream(_pieces(self._file, part))
 
     async def _send_compressed(self) -> None:
         await self._begin(200, [*self._describe(), (b"content-encoding", b"gzip")])
-        await self._stream(_compressed(_pieces(self._fd, Span(0, self._entry.size))))
+        await self._stream(_compressed(_pieces(self._file, Span(0, self._entry.size))))
 
     async def _begin(self, status: int, headers: Headers) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -135,10 +134,10 @@ async def _watched(receive: Receive) -> AsyncIterator[Connection]:
         await asyncio.wait([task])
 
 
-async def _pieces(fd: int, span: Span) -> AsyncIterator[bytes]:
+async def _pieces(file: GuestFile, span: Span) -> AsyncIterator[bytes]:
     """The bytes of a span; the next piece is read while one is sent."""
     position = span.start
-    ahead = submit(os.pread, fd, min(CHUNK, span.stop - position), position)
+    ahead = file.read_at(min(CHUNK, span.stop - position), position)
     try:
         while position < span.stop:
             piece = await asyncio.shield(ahead)
@@ -146,10 +145,10 @@ async def _pieces(fd: int, span: Span) -> AsyncIterator[bytes]:
                 raise HostError("the file became shorter while it was sent")
             position += len(piece)
             if position < span.stop:
-                ahead = submit(os.pread, fd, min(CHUNK, span.stop - position), position)
+                ahead = file.read_at(min(CHUNK, span.stop - position), position)
             yield piece
     finally:
-        # A thread may still read: the descriptor must not be closed under it.
+        # It must not be closed under whoever still reads.
         await asyncio.wait([ahead])
 
 
@@ -162,8 +161,8 @@ async def _compressed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield deflater.finish()
 
 
-def _read_to_limit(fd: int) -> bytes:
+async def _read_to_limit(file: GuestFile) -> bytes:
     content = bytearray()
-    while len(content) < CHUNK and (piece := os.read(fd, CHUNK - len(content))):
+    while len(content) < CHUNK and (piece := await file.read_at(CHUNK - len(content), len(content))):
         content += piece
     return bytes(content)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 
 from cube.envd.asgi import Scope
@@ -37,11 +35,7 @@ def _check(key: str, text: str) -> None:
         raise InvalidInput(f"the metadata {key[:50]!r} has characters other than printable ASCII")
 
 
-def replace_metadata(fd: int, old: Mapping[str, str], new: Mapping[str, str]) -> None:
-    """Make ``new`` the whole metadata of an open file. Blocks; raises ``OSError``."""
-    for key in old.keys() - new.keys():
-        # ENODATA: somebody else was faster.
-        with contextlib.suppress(OSError):
-            os.removexattr(fd, _ATTRIBUTE + key)
-    for key, text in new.items():
-        os.setxattr(fd, _ATTRIBUTE + key, text.encode())
+def attribute_changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str | None]:
+    """The extended attributes that make ``new`` the whole metadata of a file that had ``old``."""
+    removed: dict[str, str | None] = {_ATTRIBUTE + key: None for key in old.keys() - new.keys()}
+    return removed | {_ATTRIBUTE + key: text for key, text in new.items()}

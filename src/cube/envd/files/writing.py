@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping
 
-from cube.envd.files.blocking import CHUNK, submit, write_all
-from cube.envd.files.metadata import replace_metadata
+from cube.envd.files.blocking import CHUNK
+from cube.envd.files.metadata import attribute_changes
 from cube.envd.guest import Entry, FileType, Guest, OpenedFile
 from cube.model.errors import CubeError, NotFound
 
@@ -26,7 +25,7 @@ class FileWriter:
         self.entry = opened.entry
         self._guest = guest
         self._user = user
-        self._fd = opened.fd
+        self._file = opened.file
         self._is_new = is_new
         self._buffer = bytearray()
         self._pending: asyncio.Future[None] | None = None
@@ -49,12 +48,12 @@ class FileWriter:
             await self._flush()
         await self._settle()
         if metadata or self.entry.metadata:
-            await submit(replace_metadata, self._fd, self.entry.metadata, metadata)
+            await self._file.set_attributes(attribute_changes(self.entry.metadata, metadata))
 
     async def _flush(self) -> None:
         data, self._buffer = self._buffer, bytearray()
         await self._settle()
-        self._pending = submit(write_all, self._fd, data)
+        self._pending = self._file.write(data)
 
     async def _settle(self) -> None:
         """Wait for the write that is under way; a cancelled caller leaves it to :meth:`__aexit__`."""
@@ -74,11 +73,10 @@ class FileWriter:
             raise
 
     async def _close(self, *, broken: bool) -> None:
-        # A thread may still write: the descriptor must not be closed, and its number reused, under it.
         if self._pending is not None:
             with contextlib.suppress(CubeError):
                 await self._pending
-        os.close(self._fd)
+        self._file.close()
         if broken and self._is_new:
             with contextlib.suppress(CubeError):
                 await self._guest.remove(self.entry.path, self._user)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import signal
-import struct
-import termios
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -212,13 +209,8 @@ class ManagedProcess:
             raise Conflict("the process was started without stdin")
         return self._input
 
-    def resize(self, size: TerminalSize) -> None:
+    async def resize(self, size: TerminalSize) -> None:
         """Set the size of the terminal; raises ``Conflict`` when there is none or it has ended."""
         if self._guest.terminal is None or self._pumps[0].ended:
             raise Conflict("the process has no terminal to resize")
-        set_terminal_size(self._guest.terminal, size)
-
-
-def set_terminal_size(fd: int, size: TerminalSize) -> None:
-    """Resize the terminal behind ``fd``; its foreground processes get SIGWINCH."""
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size.rows, size.cols, 0, 0))
+        await self._guest.resize(size)

@@ -90,7 +90,7 @@ class ProcessService(Process):
         with connect_errors():
             process = _selected(request.process)
             if (size := _terminal_size(request.pty)) is not None:
-                process.resize(size)
+                await process.resize(size)
         return pb.UpdateResponse()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cube.cubelet.runtime.container.steps import Index, Step
-from cube.cubelet.runtime.container.wire import Writer
+from cube.cubelet.runtime.guest.wire import Writer
 
 
 @dataclass(frozen=True, slots=True)

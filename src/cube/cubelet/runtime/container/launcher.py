@@ -23,10 +23,11 @@ from typing import Any
 
 import structlog
 
-from cube.cubelet.runtime.container import wire
+from cube.cubelet.runtime.container import datagrams
+from cube.cubelet.runtime.container.datagrams import Datagram
 from cube.cubelet.runtime.container.plan import PARKED_CONTROL, Plan, describe, encode_steps
 from cube.cubelet.runtime.container.steps import Park, Step
-from cube.cubelet.runtime.container.wire import Failure, Kind, Message, Reader, WireError, Writer
+from cube.cubelet.runtime.guest.wire import Failure, Kind, Reader, WireError, Writer
 from cube.model.errors import HostError
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,7 @@ class Launcher:
         """Start the launcher process; raises ``HostError`` when ``binary`` cannot be executed."""
         try:
             content = await asyncio.to_thread(binary.read_bytes)
-            self._program = wire.memory_file("cube-init", content, executable=True)
+            self._program = datagrams.memory_file("cube-init", content, executable=True)
         except OSError as error:
             raise HostError(f"cube-init cannot be read: {error}; build it with `make -C native/cube-init`") from error
         try:
@@ -138,7 +139,7 @@ class Launcher:
         try:
             try:
                 body, fds = encode_steps(steps)
-                wire.send(parked.control, Kind.LAUNCH, 0, body, fds)
+                datagrams.send(parked.control, Kind.LAUNCH, 0, body, fds)
             except OSError as error:
                 raise HostError(f"the process that was parked for the sandbox is gone: {error}") from error
             await _expect(parked.control, Kind.READY, steps)
@@ -148,8 +149,8 @@ class Launcher:
         return parked
 
     async def execute(self, complete: Callable[[int], list[Step]]) -> tuple[int, int]:
-        """Carry out steps that end in :class:`~cube.cubelet.runtime.container.execute.Execute`, which ``complete`` makes
-        for a control socket; returns process id and pidfd, the caller's, once the program runs.
+        """Carry out steps that end in :class:`~cube.cubelet.runtime.container.execute.Execute`, which ``complete``
+        makes for a control socket; returns process id and pidfd, the caller's, once the program runs.
 
         Raises and undoes like :meth:`launch`.
         """
@@ -247,20 +248,20 @@ class _Channel:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._ids = count(1)
-        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._pending: dict[int, asyncio.Future[Datagram]] = {}
         self._unsent: deque[tuple[Kind, int, bytes, Sequence[int]]] = deque()
         self._loop.add_reader(sock, self._receive)
 
-    def request(self, kind: Kind, body: bytes, fds: Sequence[int]) -> asyncio.Future[Message]:
+    def request(self, kind: Kind, body: bytes, fds: Sequence[int]) -> asyncio.Future[Datagram]:
         """Send a request; the descriptors must stay open until the answer is there."""
-        answer: asyncio.Future[Message] = self._loop.create_future()
+        answer: asyncio.Future[Datagram] = self._loop.create_future()
         request_id = next(self._ids) & 0xFFFF_FFFF
         self._pending[request_id] = answer
         self._unsent.append((kind, request_id, body, fds))
         self._send()
         return answer
 
-    async def settled(self, answer: asyncio.Future[Message]) -> bool:
+    async def settled(self, answer: asyncio.Future[Datagram]) -> bool:
         """Wait until an answer is there, cancelled or not; returns whether the waiting task was cancelled.
 
         A launcher that does not answer in time is given up, with all of its requests.
@@ -296,7 +297,7 @@ class _Channel:
         while self._unsent:
             request_id = self._unsent[0][1]
             try:
-                wire.send(self._sock, *self._unsent[0])
+                datagrams.send(self._sock, *self._unsent[0])
             except BlockingIOError:
                 self._loop.add_writer(self._sock, self._send)
                 return
@@ -308,7 +309,7 @@ class _Channel:
 
     def _receive(self) -> None:
         try:
-            message = wire.receive(self._sock)
+            message = datagrams.receive(self._sock)
         except BlockingIOError:
             return
         except (OSError, WireError):
@@ -321,7 +322,7 @@ class _Channel:
             message.close()
 
 
-def _refused(message: Message, doing: Callable[[int], str]) -> HostError:
+def _refused(message: Datagram, doing: Callable[[int], str]) -> HostError:
     """The error for an answer that is not the one hoped for; ``doing`` puts the stage of a failure into words."""
     message.close()
     if message.kind != Kind.ERROR:
@@ -331,7 +332,7 @@ def _refused(message: Message, doing: Callable[[int], str]) -> HostError:
     return HostError(f"{doing(failure.stage)} failed: {os.strerror(failure.errno)}{where}")
 
 
-def _process(message: Message, steps: Sequence[Step]) -> tuple[int, int]:
+def _process(message: Datagram, steps: Sequence[Step]) -> tuple[int, int]:
     """Process id and descriptor of the new process; raises ``HostError``."""
     if message.kind != Kind.LAUNCHED:
         raise _refused(message, partial(describe, steps))
@@ -353,7 +354,7 @@ async def _expect(control: socket.socket, kind: Kind | None, steps: Sequence[Ste
     if not await _readable(control.fileno(), ANSWER_SECONDS):
         raise HostError(f"the first process of the sandbox was not ready within {ANSWER_SECONDS:g} seconds")
     try:
-        message = wire.receive(control)
+        message = datagrams.receive(control)
         if message is None:
             if kind is None:
                 return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cube.cubelet.runtime.container.steps import Serve, Step
-from cube.cubelet.runtime.container.wire import Writer
+from cube.cubelet.runtime.guest.wire import Writer
 
 #: In the place of a descriptor: the control socket that a parked process holds.
 PARKED_CONTROL = -1

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from cube.cubelet.runtime.container.syscalls import MountAttr
-from cube.cubelet.runtime.container.wire import Writer
+from cube.cubelet.runtime.guest.wire import Writer
 
 #: Turns a descriptor into its index in the message.
 Index = Callable[[int], int]

@@ -27,7 +27,7 @@ class TestOpen:
 
     async def test_it_belongs_to_the_user_and_so_do_its_new_parents(self, box: Inside) -> None:
         opened = await box.guest.open_write("a/b/file", "user")
-        os.close(opened.fd)
+        opened.file.close()
         assert (opened.entry.path, opened.entry.owner, opened.entry.size) == (f"{HOME}/a/b/file", "user", 0)
         assert await box.run("stat -c %U:%G:%a a a/b a/b/file") == "user:user:755\nuser:user:755\nuser:user:644"
 
@@ -113,10 +113,8 @@ class TestStat:
     async def test_attributes(self, box: Inside) -> None:
         await box.write("file", b"")
         opened = await box.guest.open_read("file", "user")
-        os.setxattr(opened.fd, "user.e2b.purpose", b"test")
-        os.setxattr(opened.fd, "user.e2b.empty", b"")
-        os.setxattr(opened.fd, "user.other", b"x")
-        os.close(opened.fd)
+        await opened.file.set_attributes({"user.e2b.purpose": "test", "user.e2b.empty": "", "user.other": "x"})
+        opened.file.close()
         assert (await box.guest.stat("file", "user")).metadata == {"purpose": "test", "empty": ""}
 
     @pytest.mark.parametrize("path", ["", "~", "/", "/..", "//proc/../", ".", "~/./"])

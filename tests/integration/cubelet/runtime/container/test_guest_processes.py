@@ -15,7 +15,7 @@ import pytest
 
 from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.launcher import Launcher
-from cube.cubelet.runtime.container.processes import ContainerProcess
+from cube.cubelet.runtime.guest.processes import ControlProcess
 from cube.envd.guest import ExitStatus, SpawnRequest
 from cube.model import errors
 from cube.model.errors import CubeError, InvalidInput, LimitExceeded, NotFound, SandboxNotRunning
@@ -177,7 +177,7 @@ class TestSignals:
     async def test_only_what_was_started_from_here(self, box: Inside) -> None:
         for pid in (0, 1, 2**32 - 1):
             with pytest.raises(NotFound):
-                await ContainerProcess(box.guest._connection, pid).signal(signal.SIGKILL)
+                await ControlProcess(box.guest._connection, pid).signal(signal.SIGKILL)
         await box.guest.ping()
 
     async def test_a_cancelled_start_leaves_no_process(self, box: Inside) -> None:
@@ -231,7 +231,7 @@ class TestSlowReader:
         slow.connect(str(box.place.directory / "control"))
         quick = box.guest
         box.guest = ContainerGuest(slow, "sbx")
-        connection = box.guest._connection
+        link = box.guest._connection._link
         loop = asyncio.get_running_loop()
         # Far more ends than fit into the socket, while nobody reads on this side of it.
         waiting = [await box.spawn("sh", "-c", "read line", stdin=True) for _ in range(100)]
@@ -243,7 +243,7 @@ class TestSlowReader:
         for _ in range(20):
             await quick.ping()
         assert await Inside(quick, box.launched, box.place).run("echo quick") == "quick"
-        loop.add_reader(slow, connection._read)
+        loop.add_reader(slow, link._read)
         await asyncio.wait_for(asyncio.gather(*pings), 5)
         assert {await process.wait() for process in waiting} == {ExitStatus(1)}
         await quick.close()

@@ -17,7 +17,7 @@ from cube.cubelet.runtime.container import steps, syscalls
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
-from cube.cubelet.runtime.container.wire import Kind
+from cube.cubelet.runtime.guest.wire import Kind
 from cube.model.errors import HostError
 from support.launch_ground import (
     CAPABILITIES,

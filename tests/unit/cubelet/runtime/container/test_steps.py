@@ -13,7 +13,7 @@ from cube.cubelet.runtime.container import execute, steps
 from cube.cubelet.runtime.container.plan import Plan, describe
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
-from cube.cubelet.runtime.container.wire import Reader, Writer
+from cube.cubelet.runtime.guest.wire import Reader, Writer
 
 _PROTOCOL = Path(__file__).parents[5] / "docs" / "cube-init.md"
 _CLASSES = {kind for module in (steps, execute) for _, kind in inspect.getmembers(module, inspect.isclass)}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from enum import IntEnum
 
-from cube.cubelet.runtime.container.wire import Failure
+from cube.cubelet.runtime.guest.wire import Failure
 from cube.model.errors import (
     Conflict,
     CubeError,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import stat
 from collections.abc import AsyncGenerator, Sequence
 
-from cube.cubelet.runtime.container.control import REQUEST_SECONDS, ControlConnection, RequestFailed
-from cube.cubelet.runtime.container.failures import error_of
-from cube.cubelet.runtime.container.text import encode, shown
-from cube.cubelet.runtime.container.wire import Kind, Message, Reader, WireError, Writer
+from cube.cubelet.runtime.guest.control import REQUEST_SECONDS, ControlConnection, RequestFailed
+from cube.cubelet.runtime.guest.failures import error_of
+from cube.cubelet.runtime.guest.link import Inotify, Message
+from cube.cubelet.runtime.guest.text import encode, shown
+from cube.cubelet.runtime.guest.wire import Kind, Reader, WireError, Writer
 from cube.envd.guest import Entry, FileType, OpenedFile
 from cube.model.errors import LimitExceeded
 
@@ -35,7 +34,7 @@ async def ask(
     *,
     seconds: float = REQUEST_SECONDS,
 ) -> Message:
-    """Send a request about a path and return its answer; the caller owns its descriptors."""
+    """Send a request about a path and return its answer; the caller owns its handles."""
     try:
         return await connection.request(kind, _body(path, user, rest), seconds=seconds)
     except RequestFailed as error:
@@ -43,10 +42,10 @@ async def ask(
 
 
 async def ask_for_many(
-    connection: ControlConnection, kind: Kind, path: str, user: str, rest: bytes, *, fds: Sequence[int] = ()
+    connection: ControlConnection, kind: Kind, path: str, user: str, rest: bytes, *, attached: Sequence[Inotify] = ()
 ) -> AsyncGenerator[Message, None]:
     """Like :func:`ask` where the answer comes in several messages, each beginning with ``more``."""
-    stream = connection.stream(kind, _body(path, user, rest), fds=fds, seconds=TREE_SECONDS)
+    stream = connection.stream(kind, _body(path, user, rest), attached=attached, seconds=TREE_SECONDS)
     try:
         async with contextlib.aclosing(stream) as messages:
             async for message in messages:
@@ -106,9 +105,9 @@ def _nothing(message: Message) -> None:
 
 def _opened_file(message: Message) -> OpenedFile:
     entry = _one_entry(message)
-    if len(message.fds) != 1 or not stat.S_ISREG(os.fstat(message.fds[0]).st_mode):
+    if len(message.handles) != 1:
         raise WireError("OPEN was not answered with one regular file")
-    return OpenedFile(message.take_fds(1)[0], entry)
+    return OpenedFile(message.handles[0].file(entry), entry)
 
 
 def _one_entry(message: Message) -> Entry:

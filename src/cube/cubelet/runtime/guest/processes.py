@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
+from contextlib import ExitStack
 from signal import NSIG, SIGKILL
 
-from cube.cubelet.runtime.container.control import REQUEST_SECONDS, ControlConnection, RequestFailed
-from cube.cubelet.runtime.container.failures import error_of
-from cube.cubelet.runtime.container.text import encode
-from cube.cubelet.runtime.container.wire import Failure, Kind, Message, Reader, WireError, Writer
-from cube.envd.guest import ExitStatus, SpawnRequest
+from cube.cubelet.runtime.guest.control import REQUEST_SECONDS, ControlConnection, RequestFailed
+from cube.cubelet.runtime.guest.failures import error_of
+from cube.cubelet.runtime.guest.link import Handle, Message, Terminal
+from cube.cubelet.runtime.guest.text import encode
+from cube.cubelet.runtime.guest.wire import Failure, Kind, Reader, WireError, Writer
+from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize
 from cube.model.errors import CubeError, InvalidInput, NotFound, SandboxNotRunning, Unavailable
 
 _STDIN = 1
@@ -19,7 +20,7 @@ _TERMINAL = 2
 _MAX_TERMINAL = 0xFFFF
 
 
-class ContainerProcess:
+class ControlProcess(GuestProcess):
     """A process that was started by :func:`spawn`; implements ``GuestProcess``. The descriptors are the caller's."""
 
     def __init__(self, connection: ControlConnection, pid: int) -> None:
@@ -28,6 +29,7 @@ class ContainerProcess:
         self.stdout: int | None = None
         self.stderr: int | None = None
         self.terminal: int | None = None
+        self._terminal: Terminal | None = None
         self._connection = connection
         self._ended = asyncio.Event()
         self._status: ExitStatus | None = None
@@ -49,6 +51,31 @@ class ContainerProcess:
             raise error_of(error.failure, user="", path=f"process {self.pid}") from None
         answer.close()
 
+    async def resize(self, size: TerminalSize) -> None:
+        if self._terminal is not None:
+            await self._terminal.size(size)
+
+    def adopt(self, handles: list[Handle], request: SpawnRequest) -> None:
+        """Take its ends of stdio; raises ``WireError`` and has none of them when they are not what was asked for."""
+        expected = 1 if request.terminal else 3 if request.stdin else 2
+        if len(handles) != expected:
+            raise WireError(f"SPAWNED came with {len(handles)} handles instead of {expected}")
+        if request.terminal:
+            self._terminal = handles[0].terminal()
+            self.terminal = self._terminal.fd
+            return
+        with ExitStack() as taken:
+            fds = [_pipe(handle, taken) for handle in handles]
+            taken.pop_all()
+        self.stdin = fds.pop(0) if request.stdin else None
+        self.stdout, self.stderr = fds
+
+    def release(self) -> None:
+        """Close the descriptors, which nobody has been given."""
+        for fd in (self.stdin, self.stdout, self.stderr, self.terminal):
+            if fd is not None:
+                os.close(fd)
+
     def end(self, status: ExitStatus | None) -> None:
         """It has ended; ``None`` when nobody will ever know how."""
         self._status = status
@@ -59,10 +86,10 @@ class _Start:
     """Receives everything about one process, from ``SPAWNED`` to ``EXITED``."""
 
     def __init__(self, connection: ControlConnection, request: SpawnRequest) -> None:
-        self.started: asyncio.Future[ContainerProcess] = asyncio.get_running_loop().create_future()
+        self.started: asyncio.Future[ControlProcess] = asyncio.get_running_loop().create_future()
         self._connection = connection
         self._request = request
-        self._process: ContainerProcess | None = None
+        self._process: ControlProcess | None = None
         self._abandoned = False
 
     def receive(self, message: Message) -> None:
@@ -87,25 +114,22 @@ class _Start:
         if not self.started.cancel() and not self.started.cancelled():
             self.started.exception()  # looked at, so that nobody complains about it
         if self._process is not None:
-            for fd in (self._process.stdin, self._process.stdout, self._process.stderr, self._process.terminal):
-                if fd is not None:
-                    os.close(fd)
+            self._process.release()
             self._kill(self._process)
 
     def _spawned(self, message: Message) -> None:
         if message.kind != Kind.SPAWNED:
             raise WireError(f"an answer of kind {message.kind:#x} to SPAWN")
-        process = ContainerProcess(self._connection, _body_pid(message))
-        _check_descriptors(message, self._request)
+        process = ControlProcess(self._connection, _body_pid(message))
+        process.adopt(message.handles, self._request)
         self._process = process
         if self._abandoned:
-            message.close()
+            process.release()
             self._kill(process)
             return
-        _adopt_descriptors(process, message, self._request)
         self.started.set_result(process)
 
-    def _exited(self, message: Message, process: ContainerProcess) -> None:
+    def _exited(self, message: Message, process: ControlProcess) -> None:
         reader = Reader(message.body)
         pid, status = reader.u32(), reader.i32()
         reader.end()
@@ -124,7 +148,7 @@ class _Start:
         request = self._request
         return error_of(failure, user=request.user, path=request.argv[0], cwd=request.cwd)
 
-    def _kill(self, process: ContainerProcess) -> None:
+    def _kill(self, process: ControlProcess) -> None:
         # Its answer has nobody to wait for it: number 0 is never given to a request.
         try:
             self._connection.send(Kind.SIGNAL, 0, signal_body(process.pid, SIGKILL))
@@ -132,7 +156,7 @@ class _Start:
             return
 
 
-async def spawn(connection: ControlConnection, request: SpawnRequest) -> ContainerProcess:
+async def spawn(connection: ControlConnection, request: SpawnRequest) -> ControlProcess:
     """Start a process; see ``Guest.spawn`` for what is raised. When cancelled, the process is killed."""
     body = _spawn_body(request)
     start = _Start(connection, request)
@@ -189,26 +213,10 @@ def _body_pid(message: Message) -> int:
     return pid
 
 
-def _check_descriptors(message: Message, request: SpawnRequest) -> None:
-    """Pipes and a terminal can be waited for; anything else could make a read block, or end up elsewhere."""
-    expected = 1 if request.terminal else 3 if request.stdin else 2
-    if len(message.fds) != expected:
-        raise WireError(f"SPAWNED came with {len(message.fds)} descriptors instead of {expected}")
-    for fd in message.fds:
-        mode = os.fstat(fd).st_mode
-        fits = stat.S_ISCHR(mode) and os.isatty(fd) if request.terminal else stat.S_ISFIFO(mode)
-        if not fits:
-            raise WireError("SPAWNED came with a descriptor that is not a pipe or terminal")
-
-
-def _adopt_descriptors(process: ContainerProcess, message: Message, request: SpawnRequest) -> None:
-    fds = message.take_fds(len(message.fds))
-    if request.terminal:
-        (process.terminal,) = fds
-        return
-    if request.stdin:
-        process.stdin = fds.pop(0)
-    process.stdout, process.stderr = fds
+def _pipe(handle: Handle, taken: ExitStack) -> int:
+    fd = handle.pipe()
+    taken.callback(os.close, fd)
+    return fd
 
 
 def _exit_status(status: int) -> ExitStatus:

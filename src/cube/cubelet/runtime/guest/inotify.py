@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntFlag
 
-_HEADER = struct.Struct("@iIII")
-_BUFFER = 64 * 1024
+_HEADER = struct.Struct("<iIII")
 
 
 class Mask(IntFlag):
@@ -35,20 +33,6 @@ class RawEvent:
     wd: int
     mask: int
     name: bytes
-
-
-def is_inotify(fd: int) -> bool:
-    """Whether a descriptor of unknown origin is one of inotify, which never blocks a reader that does not want it."""
-    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:inotify"
-
-
-def read_events(fd: int) -> list[RawEvent]:
-    """What one read yields from a non-blocking descriptor; empty when nothing waits."""
-    try:
-        data = os.read(fd, _BUFFER)
-    except BlockingIOError:
-        return []
-    return list(parse_events(data))
 
 
 def parse_events(data: bytes) -> Iterator[RawEvent]:

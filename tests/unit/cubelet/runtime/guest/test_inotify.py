@@ -9,7 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cube.cubelet.runtime.container.inotify import RawEvent, is_inotify, parse_events
+from cube.cubelet.runtime.container.link import is_inotify
+from cube.cubelet.runtime.guest.inotify import RawEvent, parse_events
 
 
 def record(wd: int, mask: int, name: bytes, padding: int = 0) -> bytes:

@@ -8,19 +8,20 @@ from collections import deque
 
 import structlog
 
-from cube.cubelet.runtime.container.control import ControlConnection
-from cube.cubelet.runtime.container.files import ask_for_many, list_dir
-from cube.cubelet.runtime.container.inotify import Mask, RawEvent, is_inotify, read_events
-from cube.cubelet.runtime.container.text import shown
-from cube.cubelet.runtime.container.wire import Kind, Message, Reader, WireError, Writer
-from cube.envd.guest import EventType, FileType, WatchEvent
+from cube.cubelet.runtime.guest.control import ControlConnection
+from cube.cubelet.runtime.guest.files import ask_for_many, list_dir
+from cube.cubelet.runtime.guest.inotify import Mask, RawEvent, parse_events
+from cube.cubelet.runtime.guest.link import Inotify, Message
+from cube.cubelet.runtime.guest.text import shown
+from cube.cubelet.runtime.guest.wire import Kind, Reader, WireError, Writer
+from cube.envd.guest import EventType, FileType, Watch, WatchEvent
 from cube.model.errors import CubeError, LimitExceeded, SandboxNotRunning
 
 _log = structlog.get_logger(__name__)
 
 #: Directories below one watched directory; beyond it watching ends with ``LimitExceeded``.
 MAX_DIRECTORIES = 65_536
-#: Records that one :meth:`ContainerWatch.read` takes at most, so that a storm of events cannot hold it for ever.
+#: Records that one :meth:`ControlWatch.read` takes at most, so that a storm of events cannot hold it for ever.
 _MAX_RECORDS = 65_536
 _ALL_LEVELS = 0xFFFF_FFFF
 
@@ -35,8 +36,8 @@ _TYPES = {
 _TYPES_OF_TOP = {Mask.DELETE_SELF: EventType.REMOVE, Mask.MOVE_SELF: EventType.RENAME}
 
 
-class ContainerWatch:
-    """Implements ``Watch`` over an inotify descriptor that a child of process 1, being the user, has filled.
+class ControlWatch(Watch):
+    """Implements ``Watch`` over an inotify instance that a child of process 1, being the user, has filled.
 
     Renaming ``a`` to ``b`` is ``RENAME a`` and ``CREATE b``. The end of the watched directory itself is reported with
     the name ``.``. When watching recursively, a new directory is watched as soon as :meth:`read` comes across it; what
@@ -49,7 +50,7 @@ class ContainerWatch:
         self._path = path
         self._user = user
         self._recursive = recursive
-        self._fd = -1
+        self._inotify: Inotify | None = None
         #: Paths below the watched one, in the encoding of file names.
         self._directories: dict[int, str] = {}
         self._records: deque[RawEvent] = deque()
@@ -66,7 +67,7 @@ class ContainerWatch:
             raise
 
     def fileno(self) -> int:
-        return self._fd
+        return -1 if self._inotify is None else self._inotify.fileno()
 
     async def read(self) -> list[WatchEvent]:
         if self._connection.closed.is_set():
@@ -83,14 +84,14 @@ class ContainerWatch:
         return events
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
+        inotify, self._inotify = self._inotify, None
         self._records.clear()
-        if fd >= 0:
-            os.close(fd)
+        if inotify is not None:
+            inotify.close()
 
     def _fill(self) -> bool:
-        if not self._records and self._fd >= 0:
-            self._records.extend(read_events(self._fd))
+        if not self._records and self._inotify is not None:
+            self._records.extend(parse_events(self._inotify.read()))
         return bool(self._records)
 
     async def _interpret(self, record: RawEvent) -> list[WatchEvent]:
@@ -140,10 +141,10 @@ class ContainerWatch:
 
     async def _add(self, name: str) -> None:
         """Watch a directory, and with ``recursive`` all below it. Adding one again is harmless."""
-        fds = (self._fd,) if self._fd >= 0 else ()
+        attached = () if self._inotify is None else (self._inotify,)
         rest = Writer().u32(int(self._recursive)).finish()
         path = _join(self._path, name)
-        answers = ask_for_many(self._connection, Kind.WATCH, path, self._user, rest, fds=fds)
+        answers = ask_for_many(self._connection, Kind.WATCH, path, self._user, rest, attached=attached)
         async with contextlib.aclosing(answers) as messages:
             async for message in messages:
                 for wd, directory in self._connection.decode(message, Kind.WATCHES, self._take):
@@ -167,11 +168,10 @@ class ContainerWatch:
         reader.u32()  # more
         directories = reader.items(lambda: (reader.i32(), reader.text()), item_size=8)
         reader.end()
-        if self._fd < 0:
-            if len(message.fds) != 1 or not is_inotify(message.fds[0]):
+        if self._inotify is None:
+            if len(message.handles) != 1:
                 raise WireError("WATCH was not answered with an inotify descriptor")
-            (self._fd,) = message.take_fds(1)
-            os.set_blocking(self._fd, False)
+            self._inotify = message.handles[0].inotify()
         return directories
 
     def _forget(self, name: str) -> None:

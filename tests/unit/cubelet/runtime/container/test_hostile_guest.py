@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from cube.cubelet.runtime.container import control, files, processes, wire
+from cube.cubelet.runtime.container import link
+from cube.cubelet.runtime.container.datagrams import Datagram
 from cube.cubelet.runtime.container.guest import ContainerGuest
-from cube.cubelet.runtime.container.wire import Message, Writer
+from cube.cubelet.runtime.guest import files, processes, wire
+from cube.cubelet.runtime.guest.wire import Writer
 from cube.envd.guest import ExitStatus, FileType, SpawnRequest, TerminalSize
 from cube.model import errors
 from cube.model.errors import CubeError, InvalidInput, LimitExceeded, NotFound, SandboxNotRunning, Unavailable
@@ -44,7 +46,7 @@ async def guest(liar: Liar) -> AsyncIterator[ContainerGuest]:
     await made.close()
 
 
-async def asked(liar: Liar, call: Coroutine[Any, Any, Any]) -> tuple[asyncio.Task[Any], Message]:
+async def asked(liar: Liar, call: Coroutine[Any, Any, Any]) -> tuple[asyncio.Task[Any], Datagram]:
     """Start a call and return it with the request that it sends."""
     task = asyncio.create_task(call)
     return task, await liar.request()
@@ -61,7 +63,7 @@ def pipes(count: int) -> Any:
             os.close(fd)
 
 
-async def spawned(liar: Liar, guest: ContainerGuest, pid: int = 7) -> tuple[processes.ContainerProcess, int]:
+async def spawned(liar: Liar, guest: ContainerGuest, pid: int = 7) -> tuple[processes.ControlProcess, int]:
     """A process that has started, and the number of its request."""
     task, request = await asked(liar, guest.spawn(TRUE))
     with pipes(2) as fds:
@@ -128,7 +130,7 @@ class TestConversation:
     async def test_not_too_many_requests_wait_for_room(
         self, liar: Liar, guest: ContainerGuest, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(control, "_MAX_UNSENT", 2)
+        monkeypatch.setattr(link, "_MAX_UNSENT", 2)
         liar.fill()
         tasks = [asyncio.create_task(guest.ping()) for _ in range(3)]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
