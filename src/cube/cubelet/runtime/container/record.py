@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
 
+from cube.cubelet.runtime import unix_sockets
 from cube.model.ids import is_sandbox_id
 
 _RECORD = "json"
@@ -86,35 +86,11 @@ class Records:
 
     def listen(self, sandbox_id: str) -> socket.socket:
         """The control socket's listening end."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        try:
-            with self._address(sandbox_id) as address:
-                listener.bind(address)
-            listener.listen(8)
-        except BaseException:
-            listener.close()
-            raise
-        return listener
+        return unix_sockets.listen(self._directory, f"{sandbox_id}.{_SOCKET}", socket.SOCK_SEQPACKET)
 
     def connect(self, sandbox_id: str) -> socket.socket:
         """A new connection to process 1; raises ``OSError`` when nobody listens any more."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        try:
-            with self._address(sandbox_id) as address:
-                connection.connect(address)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return unix_sockets.connect(self._directory, f"{sandbox_id}.{_SOCKET}", socket.SOCK_SEQPACKET)
 
     def _path(self, sandbox_id: str, kind: str) -> str:
         return f"{self._directory}/{sandbox_id}.{kind}"
-
-    @contextlib.contextmanager
-    def _address(self, sandbox_id: str) -> Iterator[str]:
-        """The socket's path through a descriptor: the kernel takes 107 bytes, the run directory may be deeper."""
-        directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield f"/proc/self/fd/{directory}/{sandbox_id}.{_SOCKET}"
-        finally:
-            os.close(directory)
