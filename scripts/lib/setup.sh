@@ -68,4 +68,5 @@ python_packages() {
 
 cube_init() {
     make --quiet --directory native/cube-init
+    make --quiet --directory native/vmm-guard
 }
