@@ -147,6 +147,13 @@ class Cgroup:
         with self._gone_is_not_found():
             return CgroupUsage(self._cpu_seconds(), *self._memory(), self._number("pids", "pids.current"))
 
+    def dirty_bytes(self) -> int:
+        """Bytes of files that its processes have written and the disk has not. ``NotFound`` when the cgroup is gone."""
+        hierarchy, directory = self._controllers["memory"]
+        with self._gone_is_not_found():
+            counters = keyed(read(directory / "memory.stat"))
+        return counters.get("total_dirty" if hierarchy.version == 1 else "file_dirty", 0)
+
     def oom_kills(self) -> int:
         """How many processes the OOM killer has ended here; 0 where that is not counted (v1 before Linux 4.13).
 

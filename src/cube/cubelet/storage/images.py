@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from cube.cubelet.storage import loop, manifest, mounts
+from cube.cubelet.storage.claims import Claims
 from cube.cubelet.storage.manifest import Manifest
 from cube.model.errors import Conflict, CubeError, HostError, InvalidInput, TemplateNotFound
 from cube.model.template import Template
@@ -26,6 +27,8 @@ _log = structlog.get_logger(__name__)
 MANIFEST = "template.json"
 #: Directories of unfinished work start with this; no template id can.
 _UNFINISHED = ".new-"
+#: How many that need a template are named when it cannot be removed.
+_SHOWN_HOLDERS = 5
 _FLAGS = mounts.MS_RDONLY | mounts.MS_NODEV | mounts.MS_NOSUID
 
 
@@ -35,6 +38,7 @@ class ImageStore:
     def __init__(self, settings: Settings) -> None:
         self._directory = settings.templates_dir
         self._mount_points = settings.run_dir / "images"
+        self._claims = Claims(settings)
         self._manifests: dict[str, Manifest] = {}
         self._mounted: dict[str, Path] = {}
         self._lock = threading.RLock()
@@ -145,10 +149,12 @@ class ImageStore:
             os.close(lock)
 
     def delete(self, template_id: str) -> None:
-        """Remove a template; raises ``TemplateNotFound``, and ``Conflict`` while its image is in use."""
-        with self._lock:
+        """Remove a template; raises ``TemplateNotFound``, and ``Conflict`` while its image is in use or snapshots or
+        stopped sandboxes need it."""
+        with self._lock, self._claims.lock():
             if template_id not in self._manifests:
                 raise TemplateNotFound(template_id)
+            _require_unclaimed(template_id, self._claims.holders(template_id))
             point = self._mount_points / template_id
             if mounts.find(point) is not None:
                 _unmount(point)
@@ -164,6 +170,12 @@ class ImageStore:
 
     def _image(self, template: Template) -> Path:
         return self._directory / template.template_id / template.image
+
+
+def _require_unclaimed(template_id: str, holders: list[str]) -> None:
+    if holders:
+        shown = ", ".join(holders[:_SHOWN_HOLDERS]) + (", …" if len(holders) > _SHOWN_HOLDERS else "")
+        raise Conflict(f"template {template_id} is needed by {shown}: delete these first")
 
 
 def _lock(directory: Path) -> int:

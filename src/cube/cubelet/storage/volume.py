@@ -1,28 +1,36 @@
-"""The volume of writable layers: one sparse file with btrfs inside, one subvolume with a quota per sandbox.
+"""The volume of writable layers: one sparse file with btrfs inside, one subvolume with a quota per sandbox or snapshot.
 
 btrfs is chosen because a subvolume with an enforced size costs two ioctls (0.05 ms together), is removed by one, and
 can be captured by a snapshot; quotas of ext4 and XFS are missing in many kernels. The file keeps this independent of
 what the host's own file system is.
+
+The root directory of a layer, which no sandbox sees, belongs to the host id of the sandbox's root that it was made for.
+Snapshots and their clones inherit it, so each layer tells which ids its files have.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from cube.cubelet.storage import backing, btrfs, mounts
+from cube.cubelet.storage.subvolumes import QuotaGroups, Subvolumes, storage_error
 from cube.model.errors import Conflict, HostError, InvalidInput, SandboxNotFound, SnapshotNotFound, StorageFull
 from cube.model.ids import is_sandbox_id
 from cube.settings import Settings
 
 _MIB = 1 << 20
 _SNAPSHOT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-#: Counters of /sys/fs/btrfs/<uuid>/qgroups/0_<id> that together are what a layer occupies: written, and promised to
-#: writes that have not reached the disk yet.
-_USAGE_COUNTERS = ("referenced", "rsv_data")
+#: What is kept free, and at most which part of the volume: btrfs needs room for its own records, and a file that cannot
+#: grow any more turns the whole volume read-only.
+_RESERVE = 512 * _MIB
+_RESERVED_PART = 16
+#: How long a look at the free space is good for, in seconds.
+_ROOM_SEEN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +49,12 @@ class Volume:
         self._root = settings.volume_dir
         self._image = settings.state_dir / "volume.img"
         self._bytes = settings.volume_gb << 30
-        self._layers = self._root / "layers"
-        self._snapshots = self._root / "snapshots"
-        self._qgroups = Path()
-        self._ids: dict[str, int] = {}
-        #: Subvolumes that are removed and whose quota group may still be there.
-        self._dead: set[int] = set()
+        self._groups = QuotaGroups(self._root)
+        self._layers = Subvolumes(self._root / "layers", self._groups)
+        self._snapshots = Subvolumes(self._root / "snapshots", self._groups)
+        self._room_seen_at = 0.0
+
+    # -- the volume itself ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Mount the volume, made on first use and grown when the setting grew; adopts one that is mounted already.
@@ -62,17 +70,15 @@ class Volume:
 
     def _prepare(self) -> None:
         os.chmod(self._root, 0o700)
-        self._layers.mkdir(exist_ok=True, mode=0o700)
-        self._snapshots.mkdir(exist_ok=True, mode=0o700)
-        with btrfs.directory(self._root) as fd:
-            self._qgroups = btrfs.qgroups_directory(fd)
-        self._ids = {name: _subvolume_id(self._layers / name) for name in os.listdir(self._layers)}
-        snapshots = {_subvolume_id(path) for path in self._snapshots.iterdir()}
-        self._dead = self._groups() - snapshots - set(self._ids.values())
+        self._groups.open()
+        self._layers.open()
+        self._snapshots.open()
+        self._groups.bury(*(self._groups.all() - self._layers.ids() - self._snapshots.ids()))
 
     def close(self) -> None:
         """Unmount; the loop device goes with it. Succeeds when nothing is mounted, raises ``Conflict`` when in use."""
-        self._ids.clear()
+        self._layers.close()
+        self._snapshots.close()
         while mounts.find(self._root) is not None:
             try:
                 mounts.umount(self._root)
@@ -82,153 +88,174 @@ class Volume:
     def discard(self) -> None:
         """Unmount, and remove the file unless snapshots are in it; raises ``Conflict`` when the volume is in use."""
         mounted = mounts.find(self._root) is not None
-        empty = mounted and not any(self._snapshots.iterdir())
+        empty = mounted and not self._snapshots.names()
         self.close()
         if empty:
             self._image.unlink(missing_ok=True)
             self._root.rmdir()
 
-    def layer(self, sandbox_id: str, *, owner: int, disk_mb: int) -> Layer:
-        """Make the layer of a sandbox, limited to ``disk_mb`` MiB and owned by host user and group ``owner``.
-
-        Raises ``Conflict`` when it exists, ``StorageFull`` when the volume is full.
-        """
-        path = self._path(sandbox_id)
-        try:
-            self._create(path, owner, disk_mb * _MIB)
-        except FileExistsError:
-            raise Conflict(f"sandbox {sandbox_id!r} has a writable layer already") from None
-        except OSError as error:
-            self.remove(sandbox_id)
-            raise _storage_error(error, "the writable layer could not be made") from error
-        return Layer(path / "upper", path / "work")
-
-    def _create(self, path: Path, owner: int, limit: int) -> None:
-        with btrfs.directory(self._layers) as layers:
-            btrfs.subvol_create(layers, path.name)
-        with btrfs.directory(path) as fd:
-            self._ids[path.name] = btrfs.subvolume_id(fd)
-            btrfs.qgroup_limit(fd, limit)
-            for name in ("upper", "work"):
-                os.mkdir(name, 0o755, dir_fd=fd)
-                os.chown(name, owner, owner, dir_fd=fd, follow_symlinks=False)
-
-    def limit(self, sandbox_id: str, disk_mb: int) -> None:
-        """Give a layer another size limit, in MiB; raises ``SandboxNotFound`` without one."""
-        self.existing(sandbox_id)
-        with btrfs.directory(self._path(sandbox_id)) as fd:
-            btrfs.qgroup_limit(fd, disk_mb * _MIB)
-
-    def existing(self, sandbox_id: str) -> Layer:
-        """The layer of a sandbox that an earlier run made; raises ``SandboxNotFound`` without one."""
-        path = self._path(sandbox_id)
-        if sandbox_id not in self._ids:
-            raise SandboxNotFound(sandbox_id)
-        return Layer(path / "upper", path / "work")
-
-    def remove(self, sandbox_id: str) -> None:
-        """Remove a layer with everything in it; succeeds when there is none. Blocks are freed in the background."""
-        _destroy(self._layers, self._path(sandbox_id).name)
-        subvolume = self._ids.pop(sandbox_id, None)
-        if subvolume is not None:
-            self._dead.add(subvolume)
-
-    def names(self) -> set[str]:
-        """Ids of the sandboxes that have a layer, remembered or not; none while it is not mounted."""
-        try:
-            return set(os.listdir(self._layers))
-        except FileNotFoundError:
-            return set()
-
-    def usage(self, sandbox_id: str) -> int:
-        """Bytes that a layer occupies now, its own metadata included; raises ``SandboxNotFound`` without one."""
-        subvolume = self._ids.get(sandbox_id)
-        if subvolume is None:
-            raise SandboxNotFound(sandbox_id)
-        group = self._qgroups / f"0_{subvolume}"
-        return sum(int((group / counter).read_bytes()) for counter in _USAGE_COUNTERS)
+    def sweep(self) -> int:
+        """Remove quota groups of subvolumes that are gone; returns how many. For a housekeeping task."""
+        return self._groups.sweep()
 
     def room(self) -> int:
-        """Bytes that layers can still take, by the volume and by the file system that its file lies on. Keep some:
-        a volume whose file cannot grow any more turns read-only for everybody."""
+        """Bytes that layers can still take, by the volume and by the file system that its file lies on."""
         spaces = os.statvfs(self._root), os.statvfs(self._image)
         return min(space.f_bavail * space.f_frsize for space in spaces)
 
-    def snapshot(self, sandbox_id: str, snapshot_id: str) -> Path:
+    def require_room(self) -> None:
+        """Raise ``StorageFull`` when so little is left that new layers would endanger those that are there."""
+        now = time.monotonic()
+        if now - self._room_seen_at < _ROOM_SEEN_S:
+            return
+        total = os.statvfs(self._root)
+        if self.room() < min(_RESERVE, total.f_blocks * total.f_frsize // _RESERVED_PART):
+            raise StorageFull(
+                "the node has no room left for writable layers: end sandboxes, delete snapshots, or free some space"
+            )
+        self._room_seen_at = now
+
+    # -- layers --------------------------------------------------------------------------------------------------
+
+    def layer(self, name: str, *, owner: int, disk_mb: int) -> Layer:
+        """Make an empty layer, limited to ``disk_mb`` MiB and owned by host user and group ``owner``.
+
+        Raises ``Conflict`` when it exists, ``StorageFull`` when the volume is full.
+        """
+        path = self._path(name)
+        try:
+            self._create(name, owner, disk_mb * _MIB)
+        except FileExistsError:
+            raise Conflict(f"there is a writable layer {name!r} already") from None
+        except OSError as error:
+            self.remove(name)
+            raise storage_error(error, "the writable layer could not be made") from error
+        return Layer(path / "upper", path / "work")
+
+    def _create(self, name: str, owner: int, limit: int) -> None:
+        self._layers.create(name)
+        with btrfs.directory(self._layers.path(name)) as fd:
+            btrfs.qgroup_limit(fd, limit)
+            os.fchown(fd, owner, owner)
+            os.fchmod(fd, 0o700)
+            for directory in ("upper", "work"):
+                os.mkdir(directory, 0o755, dir_fd=fd)
+                os.chown(directory, owner, owner, dir_fd=fd, follow_symlinks=False)
+
+    def clone(self, snapshot_id: str, name: str, *, disk_mb: int) -> Layer:
+        """Make a layer that begins with what a snapshot holds, of which ``disk_mb`` MiB more can be written.
+
+        Raises ``SnapshotNotFound``, ``Conflict`` when the layer exists, ``StorageFull``.
+        """
+        path, source = self._path(name), self._snapshot_path(snapshot_id)
+        try:
+            self._layers.snapshot(name, source, read_only=False)
+        except FileNotFoundError:
+            raise SnapshotNotFound(snapshot_id) from None
+        except FileExistsError:
+            raise Conflict(f"there is a writable layer {name!r} already") from None
+        except OSError as error:
+            raise storage_error(error, "the snapshot could not be used") from error
+        try:
+            self._layers.limit(name, disk_mb * _MIB)
+        except OSError as error:
+            self.remove(name)
+            raise storage_error(error, "the snapshot could not be used") from error
+        return Layer(path / "upper", path / "work")
+
+    def clear_work(self, name: str) -> None:
+        """Make the scratch space of a layer anew, as an overlay needs it that is mounted on what another has left.
+
+        Raises ``OSError``.
+        """
+        owner = self.owner(name)
+        with btrfs.directory(self._layers.path(name)) as fd:
+            shutil.rmtree("work", dir_fd=fd)
+            os.mkdir("work", 0o755, dir_fd=fd)
+            os.chown("work", owner, owner, dir_fd=fd, follow_symlinks=False)
+
+    def limit(self, name: str, disk_mb: int) -> None:
+        """Give a layer another size limit, in MiB; raises ``SandboxNotFound`` without one."""
+        self.existing(name)
+        self._layers.limit(name, disk_mb * _MIB)
+
+    def existing(self, name: str) -> Layer:
+        """A layer that was made before; raises ``SandboxNotFound`` without one."""
+        path = self._path(name)
+        if name not in self._layers:
+            raise SandboxNotFound(name)
+        return Layer(path / "upper", path / "work")
+
+    def owner(self, name: str) -> int:
+        """Host id that files of the sandbox's root have in a layer; raises ``SandboxNotFound`` without one."""
+        self.existing(name)
+        return os.stat(self._layers.path(name)).st_uid
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a layer another name instead of whatever has that; raises ``SandboxNotFound`` without one.
+
+        A crash in the middle leaves the layer under its old name and nothing under the new one.
+        """
+        self.existing(old)
+        self.remove(new)
+        self._layers.rename(old, new)
+
+    def remove(self, name: str) -> None:
+        """Remove a layer with everything in it; succeeds when there is none. Blocks are freed in the background."""
+        self._path(name)
+        self._layers.destroy(name)
+
+    def names(self) -> set[str]:
+        """Names of all layers, remembered or not; none while it is not mounted."""
+        return self._layers.names()
+
+    def usage(self, name: str) -> int:
+        """Bytes that a layer occupies now, its own metadata included; raises ``SandboxNotFound`` without one."""
+        try:
+            return self._layers.usage(name)
+        except KeyError:
+            raise SandboxNotFound(name) from None
+
+    # -- snapshots -----------------------------------------------------------------------------------------------
+
+    def snapshot(self, name: str, snapshot_id: str) -> Path:
         """Capture a layer read-only, and return where; the caller has stopped its writers.
 
-        Raises ``SandboxNotFound``, and ``Conflict`` when the snapshot exists.
+        When this returns it is on the disk. Raises ``SandboxNotFound``, and ``Conflict`` when the snapshot exists.
         """
-        self.existing(sandbox_id)
+        self.existing(name)
         target = self._snapshot_path(snapshot_id)
         try:
-            with btrfs.directory(self._path(sandbox_id)) as source, btrfs.directory(self._snapshots) as fd:
-                btrfs.snap_create(fd, target.name, source, read_only=True)
+            self._snapshots.snapshot(snapshot_id, self._layers.path(name), read_only=True)
         except FileExistsError:
             raise Conflict(f"snapshot {snapshot_id!r} exists already") from None
         except OSError as error:
-            raise _storage_error(error, "the snapshot could not be made") from error
+            raise storage_error(error, "the snapshot could not be made") from error
         return target
+
+    def snapshots(self) -> set[str]:
+        """Ids of all snapshots."""
+        return self._snapshots.names()
+
+    def snapshot_owner(self, snapshot_id: str) -> int:
+        """Host id that files of the sandbox's root have in a snapshot; raises ``SnapshotNotFound`` without one."""
+        try:
+            return os.stat(self._snapshot_path(snapshot_id)).st_uid
+        except FileNotFoundError:
+            raise SnapshotNotFound(snapshot_id) from None
 
     def remove_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot; raises ``SnapshotNotFound`` without one."""
-        target = self._snapshot_path(snapshot_id)
-        if not target.is_dir():
+        if not self._snapshot_path(snapshot_id).is_dir():
             raise SnapshotNotFound(snapshot_id)
-        subvolume = _subvolume_id(target)
-        _destroy(self._snapshots, target.name)
-        self._dead.add(subvolume)
+        self._snapshots.destroy(snapshot_id)
 
-    def sweep(self) -> int:
-        """Remove quota groups of subvolumes that are gone; returns how many. For a housekeeping task: the kernel
-        frees a removed layer at its next commits, and only then its group can go."""
-        with btrfs.directory(self._root) as fd:
-            gone = {group for group in tuple(self._dead) if _destroy_group(fd, group)}
-        self._dead -= gone
-        return len(gone)
-
-    def _groups(self) -> set[int]:
-        names = (name.removeprefix("0_") for name in os.listdir(self._qgroups) if name.startswith("0_"))
-        return {group for name in names if (group := int(name)) >= btrfs.FIRST_SUBVOLUME}
-
-    def _path(self, sandbox_id: str) -> Path:
-        if not is_sandbox_id(sandbox_id):
-            raise InvalidInput(f"{sandbox_id!r} is no sandbox id", field="sandboxID")
-        return self._layers / sandbox_id
+    def _path(self, name: str) -> Path:
+        if not is_sandbox_id(name):
+            raise InvalidInput(f"{name!r} is no sandbox id", field="sandboxID")
+        return self._layers.path(name)
 
     def _snapshot_path(self, snapshot_id: str) -> Path:
         if _SNAPSHOT_ID.fullmatch(snapshot_id) is None:
             raise InvalidInput(f"{snapshot_id!r} is no snapshot id", field="snapshotID")
-        return self._snapshots / snapshot_id
-
-
-def _subvolume_id(path: Path) -> int:
-    with btrfs.directory(path) as fd:
-        return btrfs.subvolume_id(fd)
-
-
-def _destroy(parent: Path, name: str) -> None:
-    with btrfs.directory(parent) as fd:
-        try:
-            btrfs.snap_destroy(fd, name)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise HostError(f"the layer {name!r} could not be removed: {error.strerror}") from error
-
-
-def _destroy_group(fd: int, group: int) -> bool:
-    """Remove a quota group; ``False`` while the kernel still needs it."""
-    try:
-        btrfs.qgroup_destroy(fd, group)
-    except OSError as error:
-        if error.errno in (errno.EBUSY, errno.ENOENT):
-            return error.errno == errno.ENOENT
-        raise HostError(f"the quota group of a removed layer stays: {error.strerror}") from error
-    return True
-
-
-def _storage_error(error: OSError, what: str) -> StorageFull | HostError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(f"{what}: the node has no room left for writable layers")
-    return HostError(f"{what}: {error.strerror}")
+        return self._snapshots.path(snapshot_id)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from cube.cubelet.storage import btrfs, mounts
 from cube.cubelet.storage.volume import Volume
-from cube.model.errors import Conflict, HostError, InvalidInput, SandboxNotFound, SnapshotNotFound
+from cube.model.errors import Conflict, HostError, InvalidInput, SandboxNotFound, SnapshotNotFound, StorageFull
 from cube.settings import Settings
 from integration.cubelet.storage.conftest import loop_devices
 
@@ -104,13 +105,13 @@ def test_a_removed_layer_leaves_no_quota_group(volume: Volume, settings: Setting
     layer = volume.layer("i1", owner=OWNER, disk_mb=64)
     fill(layer.upper / "file", MIB)
     volume.remove("i1")
-    assert volume._groups() != set()
+    assert volume._groups.all() != set()
     deadline = time.monotonic() + 20
-    while volume._dead and time.monotonic() < deadline:
+    while volume._groups.buried and time.monotonic() < deadline:
         with btrfs.directory(settings.volume_dir) as fd:
             fcntl.ioctl(fd, BTRFS_IOC_SYNC)  # wakes the kernel's cleaner, which else comes every 30 s
         volume.sweep()
-    assert volume._groups() == set()
+    assert volume._groups.all() == set()
 
 
 def test_the_same_sandbox_twice_is_a_conflict_and_harms_nothing(volume: Volume) -> None:
@@ -141,6 +142,71 @@ def test_a_snapshot_keeps_what_was_and_cannot_be_written(volume: Volume) -> None
     volume.remove_snapshot("snap-1")
     with pytest.raises(SnapshotNotFound):
         volume.remove_snapshot("snap-1")
+
+
+def test_a_clone_begins_with_the_snapshot_and_belongs_to_nobody_else(volume: Volume) -> None:
+    layer = volume.layer("i1", owner=OWNER, disk_mb=64)
+    fill(layer.upper / "file", 8 * MIB)
+    volume.snapshot("i1", "snap-1")
+    clone = volume.clone("snap-1", "i2", disk_mb=16)
+    assert volume.owner("i2") == volume.owner("i1") == OWNER
+    (clone.upper / "file").write_text("changed")
+    assert volume.clone("snap-1", "i3", disk_mb=16).upper.joinpath("file").stat().st_size == 8 * MIB
+    assert (layer.upper / "file").stat().st_size == 8 * MIB
+    volume.remove_snapshot("snap-1")
+    volume.remove("i1")
+    assert (clone.upper / "file").read_text() == "changed"
+    with pytest.raises(SnapshotNotFound):
+        volume.clone("snap-1", "i4", disk_mb=16)
+    assert volume.names() == {"i2", "i3"}
+
+
+def test_a_clone_has_a_quota_of_its_own(volume: Volume) -> None:
+    volume.layer("i1", owner=OWNER, disk_mb=64)
+    volume.snapshot("i1", "snap-1")
+    clone = volume.clone("snap-1", "i2", disk_mb=16)
+    with pytest.raises(OSError, match="quota"):
+        fill(clone.upper / "big", 32 * MIB)
+    with pytest.raises(Conflict):
+        volume.clone("snap-1", "i2", disk_mb=16)
+
+
+def test_a_layer_takes_the_place_of_another(volume: Volume) -> None:
+    (volume.layer("old", owner=OWNER, disk_mb=64).upper / "file").write_text("old")
+    (volume.layer("new", owner=OWNER, disk_mb=64).upper / "file").write_text("new")
+    volume.rename("new", "old")
+    assert volume.names() == {"old"}
+    assert (volume.existing("old").upper / "file").read_text() == "new"
+    assert volume.usage("old") > 0
+    with pytest.raises(SandboxNotFound):
+        volume.rename("new", "old")
+    assert volume.names() == {"old"}
+
+
+def test_scratch_space_is_made_anew(volume: Volume) -> None:
+    layer = volume.layer("i1", owner=OWNER, disk_mb=64)
+    (layer.work / "work/incompat/volatile").mkdir(parents=True)
+    volume.clear_work("i1")
+    assert list(layer.work.iterdir()) == []
+    assert layer.work.stat().st_uid == OWNER
+
+
+def test_a_volume_that_runs_full_says_so_in_time(volume: Volume) -> None:
+    volume.require_room()
+    layer = volume.layer("i1", owner=OWNER, disk_mb=4096)
+    with pytest.raises(OSError, match="No space"):
+        fill(layer.upper / "big", 2048 * MIB)
+    with pytest.raises(StorageFull, match="no room"):
+        eventually_raises(volume.require_room)
+    (layer.upper / "big").unlink()
+
+
+def eventually_raises(call: Callable[[], None]) -> None:
+    """Call until it raises: what was seen a moment ago is taken for granted."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        call()
+        time.sleep(0.05)
 
 
 def test_layers_outlive_a_restart_of_the_service(volume: Volume, settings: Settings) -> None:

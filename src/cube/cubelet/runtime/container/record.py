@@ -1,8 +1,8 @@
 """What is written down about a running sandbox, so that a restarted service finds it again.
 
 Two files per sandbox in one directory below the run directory: ``<id>.json`` and ``<id>.sock``, the listening control
-socket. The record is written once, when the sandbox serves: what a crash leaves behind before that has no record, and
-its layer, cgroup and link are found by themselves.
+socket. The record is written when the sandbox serves: what a crash leaves behind before that has no record, and its
+layer, cgroup and link are found by themselves.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cube.model.ids import is_sandbox_id
 
 _RECORD = "json"
 _SOCKET = "sock"
+_UNFINISHED = ".new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,20 @@ class Record:
     #: Host process id of its first process, and when that started, in clock ticks: together they are never reused.
     pid: int
     start_time: int
+    #: Name of the layer that it writes to.
+    layer: str
+    #: Its processes are being ended on purpose, and its layer is kept: whoever finds this finishes the work.
+    stopping: bool = False
 
     @property
     def alive(self) -> bool:
         """Whether that very process still exists."""
         return start_time(self.pid) == self.start_time
+
+
+def _write(path: str, record: Record) -> None:
+    with open(path, "wb") as file:
+        file.write(orjson.dumps(asdict(record)))
 
 
 def start_time(pid: int) -> int | None:
@@ -67,8 +77,13 @@ class Records:
 
     def write(self, sandbox_id: str, record: Record) -> None:
         """Write down; one that a crash cuts off does not read as a record."""
-        with open(self._path(sandbox_id, _RECORD), "wb") as file:
-            file.write(orjson.dumps(asdict(record)))
+        _write(self._path(sandbox_id, _RECORD), record)
+
+    def replace(self, sandbox_id: str, record: Record) -> None:
+        """Write down in place of what was written before; a crash leaves one of the two."""
+        path = self._path(sandbox_id, _RECORD)
+        _write(path + _UNFINISHED, record)
+        os.rename(path + _UNFINISHED, path)
 
     def read(self, sandbox_id: str) -> Record | None:
         """The record, ``None`` when there is none or it makes no sense."""
@@ -80,7 +95,7 @@ class Records:
 
     def forget(self, sandbox_id: str) -> None:
         """Remove both files; succeeds when there are none."""
-        for kind in (_RECORD, _SOCKET):
+        for kind in (_RECORD, _RECORD + _UNFINISHED, _SOCKET):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(sandbox_id, kind))
 

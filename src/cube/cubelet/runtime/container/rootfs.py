@@ -74,7 +74,7 @@ _READY_MADE = ("proc", "sys", "dev")
 
 def prepare_stage(stage: Path) -> None:
     """Make the empty directories of the host that every start mounts over, in its own mount namespace."""
-    for name in ("image", "root", "mount", *(f"ahead/{name}" for name in _READY_MADE)):
+    for name in ("image", "layer", "root", "mount", *(f"ahead/{name}" for name in _READY_MADE)):
         (stage / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
@@ -98,6 +98,7 @@ class Place:
     stage: Path
     #: Detached, id-mapped mount of the read-only image.
     image: int
+    #: Where the layer is; with ``layer_mount``, where it will be, see :func:`brought_layer`.
     layer: Layer
     #: Host id of the sandbox's root.
     id_base: int
@@ -106,6 +107,14 @@ class Place:
     attachments: tuple[Attachment, ...]
     #: The ``cube-init`` program, shown as /usr/bin/sudo; ``None`` where the template has no users for it.
     sudo: Path | None
+    #: Detached, id-mapped mount of a layer whose files have other ids than this sandbox, and whose /etc is in order;
+    #: ``None`` for the seat's own.
+    layer_mount: int | None = None
+
+
+def brought_layer(stage: Path) -> Layer:
+    """Where a layer is that is attached from ``Place.layer_mount``."""
+    return Layer(stage / "layer" / "upper", stage / "layer" / "work")
 
 
 def file_system(place: Place) -> Iterator[Step]:
@@ -115,7 +124,6 @@ def file_system(place: Place) -> Iterator[Step]:
     yield steps.Staging(root)
     yield steps.AttachHost(place.image, image)
     # volatile: never waits for the disk; what a crash of the machine loses belongs to sandboxes that it ended anyway.
-    # The upper layer is not id-mapped: overlayfs works in it as root of the host, whom such a mount would not know.
     yield steps.Overlay((image,), str(place.layer.upper), str(place.layer.work), "volatile,xino=off,redirect_dir=on")
     for name in _READY_MADE:
         yield steps.MoveIn(str(place.stage / "ahead" / name), f"/{name}")
@@ -128,8 +136,11 @@ def file_system(place: Place) -> Iterator[Step]:
 
 
 def _identity(place: Place) -> Iterator[Step]:
-    """What /etc says of the sandbox, beside what :func:`write_place` has put into its layer."""
+    """The host name, and what /etc says of it beside what :func:`write_place` has put into the seat's layer."""
     yield steps.Hostname(place.hostname)
+    if place.layer_mount is not None:
+        yield steps.AttachHost(place.layer_mount, str(place.stage / "layer"))
+        return
     yield steps.Staging(str(place.layer.upper))
     hosts = f"127.0.0.1 localhost\n{place.address} {place.hostname}\n"
     yield steps.File("/etc/hosts", 0o644, place.id_base, place.id_base, hosts.encode())

@@ -6,30 +6,30 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import structlog
 
 from cube.cubelet.cgroups.detect import detect
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.runtime.base import Capabilities, Found, Instance, LocalGuest
-from cube.cubelet.runtime.container import rootfs, syscalls, users
-from cube.cubelet.runtime.container.attachments import Attachment, Attachments
+from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.binary import find_cube_init
+from cube.cubelet.runtime.container.captures import Captures
 from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.host_limits import raise_limits
+from cube.cubelet.runtime.container.kept import KeptLayers, brought_name
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
-from cube.cubelet.runtime.container.plan import Plan
+from cube.cubelet.runtime.container.leftovers import Leftovers
 from cube.cubelet.runtime.container.record import Record, Records, start_time
-from cube.cubelet.runtime.container.seats import Seat, SeatPool, layer_name
-from cube.cubelet.runtime.container.syscalls import MountAttr
+from cube.cubelet.runtime.container.seats import Seat, SeatPool
+from cube.cubelet.runtime.container.starter import Starter
+from cube.cubelet.runtime.container.uninterrupted import in_thread
+from cube.cubelet.storage.claims import Claims
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
-from cube.model.errors import CubeError, HostError, SandboxNotFound, Unsupported
-from cube.model.resources import Resources, ResourceUsage
+from cube.model.errors import CubeError, HostError, SandboxNotFound, SandboxStopped, Unsupported
+from cube.model.resources import ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
 from cube.netagent.firewall import Firewall
 from cube.netagent.links import LinkPool
@@ -37,19 +37,27 @@ from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-#: How an image is shown: under the sandbox's own ids, no devices, no set-uid.
-_SHOWN = MountAttr.IDMAP | MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV
-
 
 @dataclass(slots=True)
 class ContainerInstance:
     """One running or paused container."""
 
-    sandbox_id: str
+    spec: SandboxSpec
     address: str
     envd: LocalGuest
     seat: Seat
     guest: ContainerGuest
+    #: Name of the layer that it writes to.
+    layer: str
+    #: Whether its processes stand still.
+    frozen: bool = False
+    #: Whether something of it may be kept beside its seat.
+    keeps: bool = False
+
+    @property
+    def sandbox_id(self) -> str:
+        """Its id."""
+        return self.spec.sandbox_id
 
     async def died(self) -> None:
         """Return when its first process is gone."""
@@ -64,7 +72,7 @@ class ContainerRuntime:
         isolation="container",
         pause=True,
         pause_frees_memory=False,
-        filesystem_snapshot=False,
+        filesystem_snapshot=True,
         memory_snapshot=False,
     )
 
@@ -76,13 +84,17 @@ class ContainerRuntime:
         self._links = LinkPool(settings)
         self._cgroups = CgroupManager(settings, detect())
         self._launcher = Launcher()
-        self._attachments = Attachments(settings, self._launcher)
+        claims = Claims(settings)
+        self._kept = KeptLayers(self._volume, claims)
+        self._captures = Captures(self._volume, claims)
         self._seats = SeatPool(settings, self._links, self._cgroups, self._volume, self._launcher)
         self._records = Records(settings.run_dir / "sandboxes")
+        self._leftovers = Leftovers(
+            self._records, self._volume, self._kept, self._captures, claims, self._cgroups, self._links
+        )
+        self._starter = Starter(settings, images, self._volume, self._launcher, self._records)
         self._instances: dict[str, ContainerInstance] = {}
-        self._sudo_users: dict[str, tuple[int, ...]] = {}
         self._program = settings.run_dir / "cube-init"
-        self._id_base = settings.id_base
 
     # -- life of the runtime -------------------------------------------------------------------------------------
 
@@ -92,7 +104,7 @@ class ContainerRuntime:
         await self._firewall.install()
         await self._launcher.start(self._program)
         await self._links.start()
-        await self._clear_forgotten_seats()
+        await self._leftovers.clear()
         await self._seats.start()
 
     def _prepare(self) -> None:
@@ -128,93 +140,108 @@ class ContainerRuntime:
         await asyncio.to_thread(self._images.unmount_all)
         await asyncio.to_thread(self._volume.discard)
 
-    async def _clear_forgotten_seats(self) -> None:
-        records = (self._records.read(name) for name in self._records.names())
-        remembered = {record.seat for record in records if record is not None and record.alive}
-        for name in self._cgroups.names():
-            if not name.isdecimal() or int(name) not in remembered:
-                await self._cgroups.destroy(name)
-        for name in self._volume.names() - {layer_name(seat) for seat in remembered}:
-            await asyncio.to_thread(self._volume.remove, name)
-        for index in await self._links.leftovers() - remembered:
-            await self._links.discard(index)
-
     # -- sandboxes -----------------------------------------------------------------------------------------------
 
     async def create(self, spec: SandboxSpec) -> ContainerInstance:
-        """Start a sandbox from its template; returns when its inside answers."""
-        if spec.snapshot_id is not None:
-            raise Unsupported("containers cannot be started from a snapshot yet")
+        """Start a sandbox from its template or a snapshot; returns when its inside answers."""
+        self._volume.require_room()
         seat = await self._seats.acquire()
+        layer = seat.layer_name
         try:
-            with ExitStack() as borrowed:
-                attachments = await self._attachments.of_host(spec.host_mounts, seat.id_base, borrowed)
-                plan = self._plan(spec, seat, attachments, borrowed)
-                launched = await self._launcher.resume(_taken(seat), plan)
-            instance = await self._settle(spec, seat, launched)
+            if spec.snapshot_id is not None:
+                layer = brought_name(layer)
+                await in_thread(self._volume.clone, spec.snapshot_id, layer, disk_mb=spec.resources.disk_mb)
+            return await self._started(spec, seat, layer, fresh=True)
         except BaseException:
-            await asyncio.shield(self._undo(spec.sandbox_id, seat))
+            await asyncio.shield(self._undo(spec.sandbox_id, seat, layer))
             raise
-        self._instances[spec.sandbox_id] = instance
-        return instance
 
     async def adopt(self, spec: SandboxSpec, wanted: Condition) -> Found:
         """Take over a sandbox of an earlier run of the service; raises ``SandboxNotFound`` when it is gone."""
         record = self._records.read(spec.sandbox_id)
+        if record is None and self._kept.has(spec.sandbox_id):
+            await in_thread(self._kept.keep, spec.sandbox_id, spec.sandbox_id)
+            return Found(Condition.STOPPED, None)
         if record is None or not record.alive:
             raise SandboxNotFound(spec.sandbox_id)
         try:
-            seat = await self._seats.adopt(record.seat, record.pid)
-            # A crash may have come between a pause and its record, or the other way round.
-            await (seat.cgroup.thaw() if wanted is Condition.RUNNING else seat.cgroup.freeze())
-            control = self._records.connect(spec.sandbox_id)
+            instance = await self._adopted(spec, record, frozen=wanted is Condition.PAUSED)
         except (OSError, CubeError) as error:
             log.warning("sandbox.not_adopted", sandbox=spec.sandbox_id, reason=str(error))
             raise SandboxNotFound(spec.sandbox_id) from error
-        instance = _instance(spec, seat, control)
         self._instances[spec.sandbox_id] = instance
-        condition = Condition.RUNNING if wanted is Condition.RUNNING else Condition.PAUSED
-        return Found(condition, instance)
+        if wanted is not Condition.STOPPED:
+            return Found(wanted, instance)
+        await self._stop(spec, instance)
+        return Found(Condition.STOPPED, None)
 
-    async def pause(self, instance: Instance, *, memory: bool) -> Instance:
-        """Stop its processes where they stand; they keep their memory."""
+    async def pause(self, instance: Instance, *, memory: bool) -> Instance | None:
+        """Stop its processes where they stand, with their memory; or end them and keep its files."""
+        own = self._own(instance)
         if not memory:
-            raise Unsupported("containers cannot be stopped yet")
-        await self._own(instance).seat.cgroup.freeze()
-        return instance
+            await self._stop(own.spec, own)
+            return None
+        await own.seat.cgroup.freeze()
+        own.frozen = True
+        return own
 
     async def resume(self, spec: SandboxSpec, instance: Instance | None, *, memory: bool) -> Instance:
-        """Let its processes go on."""
-        if instance is None or not memory:
-            raise Unsupported("containers cannot be stopped yet")
-        own = self._own(instance)
-        await own.seat.cgroup.thaw()
-        await own.guest.ping()
-        return instance
+        """Let its processes go on; or start them from the beginning, in another seat, over the files that were kept."""
+        if instance is not None and memory:
+            own = self._own(instance)
+            own.frozen = False
+            await own.seat.cgroup.thaw()
+            await own.guest.ping()
+            return own
+        if instance is not None:
+            await self._stop(spec, self._own(instance))
+        try:
+            return await self._start_again(spec)
+        except CubeError as error:
+            raise SandboxStopped(f"the sandbox could not be started again: {error.message}") from error
 
     async def snapshot(self, spec: SandboxSpec, instance: Instance | None, snapshot_id: str, *, memory: bool) -> None:
-        """Not yet."""
-        raise Unsupported("containers cannot be captured yet")
+        """Capture its files; its processes stand still for some milliseconds."""
+        if memory:
+            raise Unsupported("containers are captured without memory")
+        if instance is None:
+            await self._captures.take(snapshot_id, spec.sandbox_id, spec.template.template_id, None)
+            return
+        own = self._own(instance)
+        running = None if own.frozen else own.seat.cgroup
+        await self._captures.take(snapshot_id, own.layer, spec.template.template_id, running)
 
     async def rollback(self, spec: SandboxSpec, instance: Instance, snapshot_id: str) -> None:
-        """Not yet."""
-        raise Unsupported("containers cannot be captured yet")
+        """Put a clone of a snapshot in the place of its layer, and end its processes."""
+        own = self._own(instance)
+        self._volume.require_room()
+        own.keeps = True
+        try:
+            await in_thread(self._kept.prepare, spec.sandbox_id, snapshot_id, spec.resources.disk_mb)
+            await self._stop(spec, own)
+        except SandboxStopped:
+            raise
+        except BaseException:
+            await in_thread(self._kept.abandon, spec.sandbox_id)
+            raise
 
     async def snapshots(self) -> set[str]:
-        """There are none yet."""
-        return set()
+        """Ids of all snapshots."""
+        return await asyncio.to_thread(self._captures.ids)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
-        """There are none yet."""
+        """Remove a snapshot; succeeds when there is none. Its clones are layers of their own."""
+        await self._captures.delete(snapshot_id)
 
     async def destroy(self, sandbox_id: str) -> None:
         """End it and remove everything that belonged to it, known or left over; succeeds when there is nothing."""
         instance = self._instances.pop(sandbox_id, None)
         if instance is None:
-            await self._destroy_forgotten(sandbox_id)
+            await self._leftovers.destroy(sandbox_id)
             return
         await instance.seat.cgroup.kill()
         await instance.guest.close()
+        await self._remove_layers(sandbox_id, instance.seat, instance.layer, keeps=instance.keeps)
         self._records.forget(sandbox_id)
         self._seats.leave(instance.seat)
 
@@ -222,12 +249,12 @@ class ContainerRuntime:
         """What it uses now, as the kernel counts."""
         own = self._own(instance)
         used = own.seat.cgroup.usage()
-        disk = await asyncio.to_thread(self._volume.usage, own.seat.layer_name)
+        disk = await asyncio.to_thread(self._volume.usage, own.layer)
         return ResourceUsage(used.cpu_seconds, used.memory_bytes, used.memory_cache_bytes, disk, used.pids)
 
     async def leftovers(self) -> set[str]:
-        """Ids of sandboxes that are written down; what has no record is cleared by :meth:`start`."""
-        return self._records.names()
+        """Ids of sandboxes that are written down or stopped; what is neither is cleared by :meth:`start`."""
+        return self._records.names() | self._kept.sandboxes()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -236,81 +263,87 @@ class ContainerRuntime:
             raise HostError(f"sandbox {instance.sandbox_id!r} belongs to another runtime")
         return instance
 
-    def _plan(self, spec: SandboxSpec, seat: Seat, attachments: tuple[Attachment, ...], borrowed: ExitStack) -> Plan:
-        """Everything that is done on the host before the launch. Descriptors live as long as ``borrowed``.
+    async def _started(self, spec: SandboxSpec, seat: Seat, layer: str, *, fresh: bool) -> ContainerInstance:
+        """Start it in a seat and note that it runs there; whoever calls undoes what a failure leaves."""
+        launched = await self._starter.start(spec, seat, layer, fresh=fresh)
+        instance = self._settle(spec, seat, layer, launched)
+        self._instances[spec.sandbox_id] = instance
+        return instance
 
-        Half a millisecond of system calls that do not wait for a disk, so it stays on the loop: a thread took twice as
-        long. The first sandbox of a template also mounts the image.
-        """
-        seat.cgroup.limit(spec.resources)
-        listener = borrowed.enter_context(self._records.listen(spec.sandbox_id))
-        image = self._images.mount(spec.template)
-        if spec.resources.disk_mb != Resources().disk_mb:
-            self._volume.limit(seat.layer_name, spec.resources.disk_mb)
-        namespace = _user_namespace(seat)
-        sudo_uids = self._sudo_uids(spec, image)
-        place = rootfs.Place(
-            stage=self._run_dir / "stage",
-            image=borrowed.enter_context(_shown(image, namespace)),
-            layer=self._volume.existing(seat.layer_name),
-            id_base=seat.id_base,
-            hostname=spec.sandbox_id,
-            address=str(seat.link.address),
-            attachments=attachments,
-            sudo=self._program if sudo_uids else None,
-        )
-        plan = Plan(listener.fileno(), sudo_uids)
-        plan.add(*rootfs.file_system(place), *rootfs.rights(namespace, spec.resources))
-        return plan
-
-    def _sudo_uids(self, spec: SandboxSpec, image: Path) -> tuple[int, ...]:
-        template = spec.template
-        if template.template_id not in self._sudo_users:
-            self._sudo_users[template.template_id] = users.user_ids(image, template.config.sudo_users)
-        return self._sudo_users[template.template_id]
-
-    async def _settle(self, spec: SandboxSpec, seat: Seat, launched: Launched) -> ContainerInstance:
+    def _settle(self, spec: SandboxSpec, seat: Seat, layer: str, launched: Launched) -> ContainerInstance:
         """Write down who runs there, and connect."""
         os.close(launched.pidfd)
         try:
-            record = Record(seat.index, launched.pid, _began(launched.pid))
+            record = Record(seat.index, launched.pid, _began(launched.pid), layer)
             # Two system calls on the loop cost less than the way to a thread and back.
             self._records.write(spec.sandbox_id, record)
         except BaseException:
             launched.control.close()
             raise
-        return _instance(spec, seat, launched.control)
+        return _instance(spec, seat, layer, launched.control)
 
-    async def _undo(self, sandbox_id: str, seat: Seat) -> None:
-        """Remove what a failed or cancelled create has made; what cannot be removed now is a leftover for later."""
+    async def _adopted(self, spec: SandboxSpec, record: Record, *, frozen: bool) -> ContainerInstance:
+        seat = await self._seats.adopt(record.seat, record.pid)
+        # A crash may have come between a pause and its record, or the other way round, or while it was captured.
+        await (seat.cgroup.freeze() if frozen else seat.cgroup.thaw())
+        instance = _instance(spec, seat, record.layer, self._records.connect(spec.sandbox_id))
+        instance.frozen = frozen
+        instance.keeps = self._kept.has(spec.sandbox_id)
+        if instance.keeps:
+            await in_thread(self._kept.abandon, spec.sandbox_id)
+        return instance
+
+    async def _stop(self, spec: SandboxSpec, instance: ContainerInstance) -> None:
+        """End the processes, free the seat and keep the layer, or what a rollback has prepared instead."""
+        sandbox_id = spec.sandbox_id
+        record = self._records.read(sandbox_id)
+        if record is None:
+            raise HostError(f"there is no record of sandbox {sandbox_id!r}")
+        instance.keeps = True
+        await in_thread(self._kept.claim, sandbox_id, spec.template.template_id)
+        self._records.replace(sandbox_id, replace(record, stopping=True))
+        try:
+            await instance.seat.cgroup.kill()
+            await instance.guest.close()
+            await in_thread(self._kept.keep, sandbox_id, instance.layer)
+        except CubeError as error:
+            raise SandboxStopped(f"the sandbox could not be stopped in order: {error.message}") from error
+        del self._instances[sandbox_id]
+        self._records.forget(sandbox_id)
+        self._seats.leave(instance.seat)
+
+    async def _start_again(self, spec: SandboxSpec) -> ContainerInstance:
+        seat = await self._seats.acquire()
+        try:
+            instance = await self._started(spec, seat, spec.sandbox_id, fresh=False)
+        except BaseException:
+            await asyncio.shield(self._undo(spec.sandbox_id, seat, seat.layer_name))
+            raise
+        instance.keeps = True
+        return instance
+
+    async def _undo(self, sandbox_id: str, seat: Seat, layer: str) -> None:
+        """Remove what a failed or cancelled start has made; what cannot be removed now is a leftover for later."""
         try:
             await seat.cgroup.kill()
+            await self._remove_layers(sandbox_id, seat, layer, keeps=False)
         except CubeError as error:
             log.warning("sandbox.undo_failed", sandbox=sandbox_id, reason=error.message)
         finally:
             self._records.forget(sandbox_id)
             self._seats.leave(seat)
 
-    async def _destroy_forgotten(self, sandbox_id: str) -> None:
-        record = self._records.read(sandbox_id)
-        if record is not None and record.alive:
-            await self._cgroups.destroy(str(record.seat))
-            await self._links.discard(record.seat)
-            await asyncio.to_thread(self._volume.remove, layer_name(record.seat))
-        self._records.forget(sandbox_id)
+    async def _remove_layers(self, sandbox_id: str, seat: Seat, layer: str, *, keeps: bool) -> None:
+        """Remove the layers of a sandbox but the seat's own, which goes with the seat."""
+        if layer != seat.layer_name:
+            await in_thread(self._volume.remove, layer)
+        if keeps:
+            await in_thread(self._kept.discard, sandbox_id)
 
 
-def _instance(spec: SandboxSpec, seat: Seat, control: socket.socket) -> ContainerInstance:
+def _instance(spec: SandboxSpec, seat: Seat, layer: str, control: socket.socket) -> ContainerInstance:
     guest = ContainerGuest(control, spec.sandbox_id)
-    return ContainerInstance(spec.sandbox_id, str(seat.link.address), LocalGuest(guest), seat, guest)
-
-
-def _taken(seat: Seat) -> Launched:
-    """The seat's parked process, which is the sandbox's first from now on."""
-    parked, seat.parked = seat.parked, None
-    if parked is None:
-        raise HostError(f"seat {seat.index} has no process that waits for a sandbox")
-    return parked
+    return ContainerInstance(spec, str(seat.link.address), LocalGuest(guest), seat, guest, layer)
 
 
 def _began(pid: int) -> int:
@@ -318,25 +351,3 @@ def _began(pid: int) -> int:
     if began is None:
         raise HostError("the sandbox's first process ended at once")
     return began
-
-
-def _user_namespace(seat: Seat) -> int:
-    if seat.user_namespace is None:
-        raise HostError(f"seat {seat.index} was taken over from an earlier run and cannot be used for a new sandbox")
-    return seat.user_namespace
-
-
-@contextmanager
-def _shown(image: Path, user_namespace: int) -> Iterator[int]:
-    """A detached copy of an image's mount that shows its files under the ids of a user namespace."""
-    with _closing(syscalls.open_tree(str(image))) as tree:
-        syscalls.mount_setattr(tree, _SHOWN, userns=user_namespace)
-        yield tree
-
-
-@contextmanager
-def _closing(fd: int) -> Iterator[int]:
-    try:
-        yield fd
-    finally:
-        os.close(fd)
