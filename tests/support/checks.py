@@ -54,7 +54,14 @@ def run(environment: str, colour: str, nodes: Iterable[str], more: Mapping[str, 
     """Run checks in an environment, one after the other, with ``more`` environment variables; by node."""
     with tempfile.NamedTemporaryFile("r", prefix="cube-checks-") as report:
         variables = {**os.environ, **more, "PYTHONPATH": str(SUITE), "CHECKS_REPORT": report.name}
-        command = [client_environments.python(environment), "-m", "pytest", f"--colour={colour}", "--durations=8", *nodes]
+        command = [
+            client_environments.python(environment),
+            "-m",
+            "pytest",
+            f"--colour={colour}",
+            "--durations=8",
+            *nodes,
+        ]
         done = subprocess.run(command, cwd=SUITE, env=variables, capture_output=True, text=True, check=False)
         lines = [json.loads(line) for line in report]
     outcomes = {line["check"]: Outcome(line["passed"], line["text"]) for line in lines}

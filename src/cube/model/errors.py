@@ -12,6 +12,7 @@ that turns them into Connect errors. The message is a sentence for the user: wha
     │   ├── TemplateNotFound
     │   └── SnapshotNotFound
     ├── Conflict                409  another operation is under way, or the state does not allow this one
+    │   └── SnapshotUnfit            captured memory fits into another machine than this one
     ├── KeyReused               422  an idempotency key came with another request than the first time
     ├── Unsupported             501  this runtime or machine cannot do it, by its capability record
     ├── LimitExceeded           429  try again after ``retry_after`` seconds
@@ -19,7 +20,8 @@ that turns them into Connect errors. The message is a sentence for the user: wha
     │   └── SandboxNotRunning        the sandbox is paused, being killed, or has died
     ├── StorageFull             507  the writable layer or the node has no room left
     └── HostError               500  the machine refused something it should be able to do
-        └── SandboxStopped           the sandbox has lost its processes over it; its files are kept
+        ├── SandboxStopped           the sandbox has lost its processes over it; its files are kept
+        └── SnapshotDamaged          captured files are not what was written
 """
 
 from __future__ import annotations
@@ -93,6 +95,10 @@ class Conflict(CubeError):
     code = 409
 
 
+class SnapshotUnfit(Conflict):
+    """Memory was captured by another emulator, processor or kind of machine; the message names both."""
+
+
 class KeyReused(CubeError):
     """The idempotency key was used before, for a request that asked for something else."""
 
@@ -148,3 +154,7 @@ class HostError(CubeError):
 
 class SandboxStopped(HostError):
     """An operation failed after it had ended the sandbox's processes: its files are kept, and it can be resumed."""
+
+
+class SnapshotDamaged(HostError):
+    """A file of a snapshot or paused sandbox is missing, cut off or changed; nothing was restored from it."""

@@ -101,6 +101,29 @@ class Pool(Generic[L]):
         # Shielded: a descriptor in the hands of the thread must end up in the pool even when nobody waits any more.
         return await asyncio.shield(self._adopt(index, pid))
 
+    def reserve(self, index: int) -> None:
+        """Keep the index of a link that is not there now for :meth:`renew`; before :meth:`start`, nobody has it yet.
+
+        ``HostError`` when it is in use or outside of the network.
+        """
+        if index in self._taken or not 0 <= index < self._plan.capacity:
+            raise HostError(f"link {index} cannot be kept: it is in use or outside of {self._plan.network}")
+        self._taken.add(index)
+
+    async def renew(self, index: int) -> L:
+        """Make the link of an index again that was reserved, or handed out and whose interface went with its process.
+
+        ``HostError`` when its interface is there or the kernel refuses; the index stays reserved.
+        """
+        if index not in self._taken:
+            raise HostError(f"link {index} was not reserved")
+        return await asyncio.shield(self._renew(index))
+
+    def free(self, index: int) -> None:
+        """Give up an index that was reserved."""
+        if index not in self._held:
+            self._taken.discard(index)
+
     async def leftovers(self) -> set[int]:
         """Indices whose interface exists although this pool does not know it: of sandboxes that were not adopted."""
         existing = await self._run(self._factory.existing)
@@ -138,6 +161,14 @@ class Pool(Generic[L]):
 
     def _known(self) -> list[L]:
         return [*self._ready, *self._released, *self._doomed, *self._held.values()]
+
+    async def _renew(self, index: int) -> L:
+        try:
+            link = await self._run(self._factory.make, index)
+        except OSError as error:
+            raise HostError(f"cannot make the link {self._plan.interface(index)} again: {error.strerror}") from error
+        self._held[index] = link
+        return link
 
     async def _adopt(self, index: int, pid: int) -> L:
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.cgroups.events import poll_until
-from cube.model.errors import HostError
+from cube.model.errors import HostError, LimitExceeded
 from cube.netagent import ethtool
 from cube.netagent.firewall import Firewall
 from cube.netagent.links import LinkPool, TapLink, TapPool
@@ -180,3 +180,45 @@ async def test_both_kinds_share_the_addresses(settings: Settings) -> None:
     finally:
         await taps.close(remove=True)
         await veths.close(remove=True)
+
+
+async def test_a_link_whose_interface_is_gone_is_made_again_with_its_address(taps: TapPool, settings: Settings) -> None:
+    link = await taps.acquire()
+    link.close()  # as when the machine was ended that alone had it
+    again = await taps.renew(link.index)
+    assert (again.interface, again.address) == (link.interface, link.address)
+    assert again.interface in interfaces(settings)
+    taps.release(again)
+
+
+async def test_a_reserved_address_is_nobody_elses(settings: Settings) -> None:
+    small = settings.model_copy(update={"network_cidr": settings.network_cidr.partition("/")[0] + "/28"})
+    pool = TapPool(small)
+    pool.reserve(3)
+    try:
+        await pool.start()
+        found = [await pool.acquire() for _ in range(7)]
+        assert {link.index for link in found} == set(range(8)) - {3}
+        with pytest.raises(LimitExceeded):
+            await pool.acquire()
+        assert (await pool.renew(3)).index == 3
+        with pytest.raises(HostError, match="is in use"):
+            pool.reserve(3)
+        with pytest.raises(HostError, match="again"):
+            await pool.renew(3)
+    finally:
+        await pool.close(remove=True)
+
+
+async def test_a_reservation_can_be_given_up(settings: Settings) -> None:
+    pool = TapPool(settings)
+    try:
+        pool.reserve(7)
+        pool.free(7)
+        pool.reserve(7)
+        with pytest.raises(HostError, match="not reserved"):
+            await pool.renew(8)
+        with pytest.raises(HostError, match="outside"):
+            pool.reserve(1 << 20)
+    finally:
+        await pool.close(remove=True)
