@@ -11,23 +11,39 @@ import errno
 import re
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
-from cube.netagent.netlink import Message, NetlinkSocket, attribute, nested, parse_attributes
+from cube.netagent.netlink import NETLINK_NETFILTER, Message, NetlinkSocket, attribute, nested, parse_attributes
 
-_NETLINK_NETFILTER: Final = 12
 _CT_GET: Final = (1 << 8) | 1
 _CT_DELETE: Final = (1 << 8) | 2
 _CTA_TUPLE_ORIG: Final = 1
 _CTA_TUPLE_IP: Final = 1
+_CTA_TUPLE_PROTO: Final = 2
 _CTA_IP_V4_SRC: Final = 1
 _CTA_IP_V4_DST: Final = 2
+_CTA_PROTO_NUM: Final = 1
+_CTA_PROTO_DST_PORT: Final = 3
+_CTA_MARK: Final = 8
 _CTA_ID: Final = 12
 _CTA_ZONE: Final = 18
 #: nfgenmsg: family, version, resource id.
 _GENERIC: Final = struct.pack("=BBH", socket.AF_INET, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A tracked connection as the one saw it who began it."""
+
+    source: IPv4Address
+    destination: IPv4Address
+    #: Number of the protocol, and the destination's port; 0 where it has none.
+    protocol: int
+    port: int
+    mark: int
 
 
 def forget(addresses: Collection[IPv4Address]) -> int:
@@ -35,14 +51,41 @@ def forget(addresses: Collection[IPv4Address]) -> int:
 
     Acts on the namespace of the calling thread. ``OSError`` when the kernel has no conntrack over netlink.
     """
-    if not addresses:
-        return 0
     packed = {address.packed for address in addresses}
+    return _delete_where(packed, lambda entry: bool(packed & _ends(entry))) if packed else 0
+
+
+def forget_flows(source: IPv4Address, unwanted: Callable[[Flow], bool]) -> int:
+    """Delete the entries that an address began and that are unwanted; else as :func:`forget`."""
+
+    def judged(entry: dict[int, bytes]) -> bool:
+        flow = _flow(entry)
+        return flow is not None and flow.source == source and unwanted(flow)
+
+    return _delete_where({source.packed}, judged)
+
+
+def _delete_where(packed: Collection[bytes], unwanted: Callable[[dict[int, bytes]], bool]) -> int:
     perhaps = re.compile(b"|".join(map(re.escape, packed)))
-    with NetlinkSocket(_NETLINK_NETFILTER) as netlink:
+    with NetlinkSocket(NETLINK_NETFILTER) as netlink:
         entries = netlink.dump(Message(_CT_GET, 0, _GENERIC))
         found = [parse_attributes(entry.body[len(_GENERIC) :]) for entry in entries if perhaps.search(entry.body)]
-        return sum(_delete(netlink, entry) for entry in found if packed & _ends(entry))
+        return sum(_delete(netlink, entry) for entry in found if unwanted(entry))
+
+
+def _flow(entry: dict[int, bytes]) -> Flow | None:
+    tuple_ = parse_attributes(entry.get(_CTA_TUPLE_ORIG, b""))
+    ends, protocol = (parse_attributes(tuple_.get(kind, b"")) for kind in (_CTA_TUPLE_IP, _CTA_TUPLE_PROTO))
+    source, destination = ends.get(_CTA_IP_V4_SRC), ends.get(_CTA_IP_V4_DST)
+    if source is None or destination is None:
+        return None
+    return Flow(
+        source=IPv4Address(source),
+        destination=IPv4Address(destination),
+        protocol=int.from_bytes(protocol.get(_CTA_PROTO_NUM, b""), "big"),
+        port=int.from_bytes(protocol.get(_CTA_PROTO_DST_PORT, b""), "big"),
+        mark=int.from_bytes(entry.get(_CTA_MARK, b""), "big"),
+    )
 
 
 def _ends(entry: dict[int, bytes]) -> set[bytes]:

@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 # Locally administered. Every link is a wire of its own, so all can use the same two.
 GATEWAY_MAC: Final = bytes.fromhex("026375626501")
 SANDBOX_MAC: Final = bytes.fromhex("026375626502")
-#: On the host's end: take packets from the sandbox's own address alone, and never pass them on, whatever the host's
-#: other rules and its global switch say.
-_HOST_SYSCTLS: Final = (("rp_filter", "1"), ("forwarding", "0"))
+#: On the host's end: take packets from the sandbox's own address alone. They may be passed on, whatever the machine's
+#: global switch says; which ones, cube.netagent.ruleset and cube.netagent.routing decide.
+_HOST_SYSCTLS: Final = (("rp_filter", "1"), ("forwarding", "1"))
 #: Seconds that the kernel gets to take away the interfaces of links that were let go.
 _REMOVAL_TIME: Final = 3.0
 

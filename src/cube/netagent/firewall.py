@@ -1,88 +1,87 @@
-"""The rules between sandboxes, the host and the rest of the world: one nftables table per instance.
+"""What stands between sandboxes, the host and the rest of the world, for one instance: table, routing, forwarding.
 
-The rules match the names of the links, so a new sandbox is covered before it exists and nothing is added for it. At
-this stage every way is closed but two: the inbound proxy may open TCP connections to sandboxes, and a sandbox may ping
-its gateway. What is refused is refused at once, so that programs in a sandbox fail instead of hanging. No rule of
-another table is touched; a verdict of ours to drop stands whatever they say.
+What is refused over TCP is refused at once, so that programs in a sandbox fail instead of hanging. No rule of another
+table is touched; a verdict of ours to drop stands whatever they say. A table that an earlier run of the service left is
+kept with the policies in it: sandboxes that survived the service go on under them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 
-from cube.netagent import nftables
+from cube.model.errors import HostError
+from cube.netagent import nftables, ruleset
+from cube.netagent.forwarding import Forwarding
+from cube.netagent.nfelements import ElementSocket
+from cube.netagent.routing import Routing, Status
 from cube.settings import Settings
 
-# Why it is written this way:
-# - `raw` stands before connection tracking. What is refused there, and pings, which are not tracked, cost no entry in
-#   the machine's connection table: a sandbox cannot fill it.
-# - `fib saddr . iif oif missing`: the way back to the source does not lead to this link, so the source is a lie.
-# - In `output`, resets and ICMP are let through because they are how the refusals travel.
-# - `forward` says again what `raw` has said, and closes the way for traffic that comes from outside.
-_TABLE = """
-table inet {table} {{
-  chain raw {{
-    type filter hook prerouting priority raw; policy accept;
-    iifname != "{links}*" accept
-    meta nfproto != ipv4 drop
-    fib saddr . iif oif missing drop
-    fib daddr type != local meta l4proto tcp reject with tcp reset
-    fib daddr type != local reject with icmp type admin-prohibited
-    icmp type echo-request notrack
-  }}
-  chain input {{
-    type filter hook input priority filter; policy accept;
-    iifname != "{links}*" accept
-    ct state established accept
-    ct state related meta l4proto icmp accept
-    icmp type echo-request fib daddr . iif type local accept
-    meta l4proto tcp reject with tcp reset
-    reject with icmp type admin-prohibited
-  }}
-  chain forward {{
-    type filter hook forward priority filter; policy accept;
-    iifname != "{links}*" oifname != "{links}*" accept
-    meta nfproto != ipv4 drop
-    meta l4proto tcp reject with tcp reset
-    reject with icmp type admin-prohibited
-  }}
-  chain output {{
-    type filter hook output priority filter; policy accept;
-    oifname != "{links}*" accept
-    meta nfproto != ipv4 drop
-    ct state established accept
-    meta l4proto icmp accept
-    tcp flags & rst == rst accept
-    meta l4proto tcp meta skuid {proxy_uid} accept
-    meta l4proto tcp reject with tcp reset
-    reject with icmp type admin-prohibited
-  }}
-}}
-"""
-# `add` before `delete` makes deleting what may not be there no error; all of it is one transaction.
-_REPLACE = "add table inet {table}\ndelete table inet {table}\n"
+_log = logging.getLogger(__name__)
 
 
 class Firewall:
-    """The table of one instance."""
+    """The closed doors of one instance, and the open ones."""
 
     def __init__(self, settings: Settings) -> None:
-        self._table = settings.instance
-        self._rules = _TABLE.format(
-            table=settings.instance,
-            links=f"{settings.instance}-",
-            proxy_uid=settings.proxy_uid,
-        )
+        self._settings = settings
+        self._routing = Routing(settings)
+        self._forwarding = Forwarding(f"{settings.instance}-")
 
-    @property
-    def rules(self) -> str:
-        """The commands that ``install`` carries out, in nft's language."""
-        return _REPLACE.format(table=self._table) + self._rules
+    async def install(self, dns_port: int | None = None) -> None:
+        """Put everything in force; ``dns_port`` is the resolver's. ``HostError`` when the machine refuses.
 
-    async def install(self) -> None:
-        """Put the table in force, replacing an earlier one without a moment in between. ``HostError`` when refused."""
-        await asyncio.to_thread(nftables.run, self.rules)
+        Doing it again renews the rules without a moment in between, and follows the machine's routes.
+        """
+        await asyncio.to_thread(self._install, dns_port)
+
+    async def maintain(self) -> None:
+        """Put back what others have taken away, the table apart: see :meth:`present`."""
+        await asyncio.to_thread(self._open_ways)
+
+    async def present(self) -> bool:
+        """Whether the table is there."""
+        return await asyncio.to_thread(self._present)
+
+    async def status(self) -> Status:
+        """What of the routing is there."""
+        return await asyncio.to_thread(self._routing.status)
 
     async def remove(self) -> None:
-        """Take the table away; succeeds when there is none."""
-        await asyncio.to_thread(nftables.run, _REPLACE.format(table=self._table))
+        """Take everything away; succeeds when there is nothing."""
+        await asyncio.to_thread(self._remove)
+
+    def _install(self, dns_port: int | None) -> None:
+        # What closes comes before what opens.
+        self._put_table(dns_port)
+        self._open_ways()
+
+    def _open_ways(self) -> None:
+        try:
+            self._routing.up()
+            self._forwarding.up()
+        except OSError as error:
+            raise HostError(f"the kernel refused to route what comes from sandboxes: {error.strerror}") from error
+
+    def _put_table(self, dns_port: int | None) -> None:
+        if self._present():
+            try:
+                nftables.run(ruleset.update(self._settings, dns_port))
+            except HostError as error:
+                # Of another version of the service: its sets have another form.
+                _log.info("the table of an earlier run is replaced: %s", error)
+            else:
+                return
+        nftables.run(ruleset.replacement(self._settings, dns_port))
+
+    def _present(self) -> bool:
+        with ElementSocket() as netlink:
+            return netlink.has_set(self._settings.instance, ruleset.WORDS)
+
+    def _remove(self) -> None:
+        # The other way round: what opens goes first.
+        try:
+            self._forwarding.down()
+        finally:
+            nftables.run(ruleset.removal(self._settings))
+            self._routing.down()

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+#: Protocol of connection tracking and nftables.
+NETLINK_NETFILTER: Final = 12
+
 NLM_F_REQUEST: Final = 0x001
 NLM_F_ACK: Final = 0x004
 NLM_F_DUMP: Final = 0x300
@@ -29,6 +32,7 @@ _NLMSGERR_ATTR_MSG: Final = 1
 _NLA_F_NESTED: Final = 0x8000
 _NLA_TYPE_MASK: Final = 0x3FFF
 
+_SO_SNDBUFFORCE: Final = 32
 _SOL_NETLINK: Final = 270
 _NETLINK_CAP_ACK: Final = 10
 _NETLINK_EXT_ACK: Final = 11
@@ -83,6 +87,17 @@ def parse_attributes(data: bytes) -> dict[int, bytes]:
         found[kind & _NLA_TYPE_MASK] = data[position + _ATTRIBUTE.size : position + length]
         position += (length + 3) & ~3
     return found
+
+
+def parse_list(data: bytes) -> Iterator[bytes]:
+    """The values of attributes that follow each other, whatever their types. Stops at what is malformed."""
+    position = 0
+    while position + _ATTRIBUTE.size <= len(data):
+        length, _ = _ATTRIBUTE.unpack_from(data, position)
+        if length < _ATTRIBUTE.size or position + length > len(data):
+            break
+        yield data[position + _ATTRIBUTE.size : position + length]
+        position += (length + 3) & ~3
 
 
 def _parse_datagram(data: bytes) -> Iterator[tuple[int, Message]]:
@@ -145,18 +160,37 @@ class NetlinkSocket:
         The kernel carries them out in order and goes on after a failure; the first failure is raised as ``OSError``
         with the kernel's own words. ``TimeoutError`` when the kernel does not answer.
         """
-        waiting = self._send(messages)
+        return self._outcome(self._send(messages))
+
+    def batch(self, messages: Sequence[Message]) -> None:
+        """Send messages that the kernel takes as one, as nftables' transactions are; those with ``NLM_F_ACK`` are
+        waited for. The first failure is raised as ``OSError``; nothing has been changed then.
+        """
+        sequences = self._send(messages, acknowledged=False)
+        asked = [sequence for sequence, message in zip(sequences, messages, strict=True) if message.flags & NLM_F_ACK]
+        self._outcome(asked, sequences)
+
+    def set_send_buffer(self, size: int) -> None:
+        """Allow datagrams of that size, also where the machine's limit is lower. Needs privileges."""
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
+
+    def _outcome(self, asked: Sequence[int], batch: Sequence[int] = ()) -> list[Message]:
+        """What came besides, once all that are ``asked`` for are acknowledged; failures of others in a batch count too,
+        and when that of its first message comes, nothing else does."""
+        waiting, seen = set(asked), {*asked, *batch}
         replies: list[Message] = []
         failure: OSError | None = None
         while waiting:
             for sequence, message in self._receive():
-                if sequence not in waiting:
+                if sequence not in seen:
                     continue
                 if message.kind != _NLMSG_ERROR:
                     replies.append(message)
                     continue
-                waiting.discard(sequence)
                 failure = failure or _failure(message)
+                waiting.discard(sequence)
+                if batch and sequence == batch[0]:
+                    waiting.clear()
         if failure is not None:
             raise failure
         return replies
@@ -199,12 +233,13 @@ class NetlinkSocket:
                     return found, consistent
                 found.append(part)
 
-    def _send(self, messages: Iterable[Message]) -> set[int]:
-        packed, sequences = [], set()
+    def _send(self, messages: Iterable[Message], *, acknowledged: bool = True) -> list[int]:
+        packed, sequences = [], []
         for message in messages:
             self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-            sequences.add(self._sequence)
-            flags = message.flags | NLM_F_REQUEST | (0 if message.flags & NLM_F_DUMP == NLM_F_DUMP else NLM_F_ACK)
+            sequences.append(self._sequence)
+            asks = acknowledged and message.flags & NLM_F_DUMP != NLM_F_DUMP
+            flags = message.flags | NLM_F_REQUEST | (NLM_F_ACK if asks else 0)
             header = _HEADER.pack(_HEADER.size + len(message.body), message.kind, flags, self._sequence, 0)
             packed.append(header + message.body + bytes(-len(message.body) % 4))
         self._socket.send(b"".join(packed))

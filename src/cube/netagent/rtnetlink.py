@@ -35,6 +35,8 @@ _RTM_GETLINK: Final = 18
 _RTM_NEWADDR: Final = 20
 _RTM_GETADDR: Final = 22
 _RTM_NEWROUTE: Final = 24
+_RTM_DELROUTE: Final = 25
+_RTM_GETROUTE: Final = 26
 _RTM_NEWNEIGH: Final = 28
 _RTM_NEWNSID: Final = 88
 _RTM_GETNSID: Final = 90
@@ -53,6 +55,7 @@ _IFLA_LINK_NETNSID: Final = 37
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _RTA_OIF: Final = 4
+_RTA_TABLE: Final = 15
 _RTA_GATEWAY: Final = 5
 _NDA_DST: Final = 1
 _NDA_LLADDR: Final = 2
@@ -63,8 +66,13 @@ _IFF_UP: Final = 0x1
 _IFF_NOARP: Final = 0x80
 _NUD_PERMANENT: Final = 0x80
 _RT_TABLE_MAIN: Final = 254
+_RTPROT_KERNEL: Final = 2
 _RTPROT_STATIC: Final = 4
 _RTN_UNICAST: Final = 1
+_RTN_LOCAL: Final = 2
+_RT_SCOPE_HOST: Final = 254
+#: Number of the loopback interface in every namespace.
+_LOOPBACK: Final = 1
 
 _IFINFO: Final = struct.Struct("=BxHiII")
 _IFADDR: Final = struct.Struct("=BBBBI")
@@ -144,6 +152,13 @@ def add_default_route(index: int, gateway: IPv4Address) -> Message:
     return Message(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
+def local_default_route(table: int, *, remove: bool = False) -> Message:
+    """Have everything that is looked up in a table delivered on this machine, whatever its address, or no longer."""
+    header = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0)
+    body = header + number(_RTA_TABLE, table) + number(_RTA_OIF, _LOOPBACK)
+    return Message(_RTM_DELROUTE, 0, body) if remove else Message(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
 def add_neighbour(index: int, address: IPv4Address, mac: bytes) -> Message:
     """Write down for good which MAC an address has on this interface."""
     header = _NDMSG.pack(socket.AF_INET, index, _NUD_PERMANENT, 0, 0)
@@ -181,6 +196,35 @@ class RouteSocket(NetlinkSocket):
             if message.kind == _RTM_NEWNSID:
                 return _signed(parse_attributes(message.body[4:]).get(_NETNSA_NSID))
         return None
+
+
+def table_routes(netlink: RouteSocket, table: int) -> int:
+    """How many IPv4 routes a table has."""
+    return sum(found == table for found, _, _ in _routes(netlink))
+
+
+def routed_interfaces(netlink: RouteSocket) -> set[int]:
+    """Numbers of the interfaces that IPv4 routes of the main table lead over, without those that the kernel itself
+    makes for the network of an address."""
+    return {
+        interface
+        for table, protocol, interface in _routes(netlink)
+        if table == _RT_TABLE_MAIN and protocol != _RTPROT_KERNEL and interface
+    }
+
+
+def _routes(netlink: RouteSocket) -> list[tuple[int, int, int]]:
+    """Table, origin and interface of each IPv4 route."""
+    found = netlink.dump(Message(_RTM_GETROUTE, 0, _RTMSG.pack(socket.AF_INET, *(0,) * 8)))
+    return [_parse_route(message.body) for message in found if message.kind == _RTM_NEWROUTE]
+
+
+def _parse_route(body: bytes) -> tuple[int, int, int]:
+    header = _RTMSG.unpack_from(body)
+    found = parse_attributes(body[_RTMSG.size :])
+    table = found.get(_RTA_TABLE, struct.pack("=I", header[4]))
+    interface = found.get(_RTA_OIF, bytes(4))
+    return struct.unpack("=I", table)[0], header[5], struct.unpack("=I", interface)[0]
 
 
 def _signed(value: bytes | None) -> int | None:

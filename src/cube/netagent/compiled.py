@@ -1,0 +1,200 @@
+"""From a policy to what the kernel and the resolver go by: a word, networks by longest prefix, and names.
+
+An address belongs to the smallest listed network that holds it. What the policy says of it follows from the networks
+around that one, so it is worked out here, once, and the kernel only looks up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final
+
+from cube.model.egress import name_matches
+from cube.model.network import EVERYTHING, PRIVATE, DnsMode, NetworkConfig, is_network, is_private
+from cube.netagent.words import Target, Word
+
+_LONGEST_PRIVATE_PREFIX: Final = max(private.prefixlen for private in PRIVATE)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDefaults:
+    """What the node decides where a policy says nothing."""
+
+    dns: DnsMode = DnsMode.OPEN
+    connections: int = 4096
+    #: 0 means no limit.
+    bytes_per_second: int = 0
+
+
+@dataclass(frozen=True)
+class CompiledPolicy:
+    """One sandbox's policy, ready for use."""
+
+    word: Word
+    #: Where an address leads that these networks hold, the smallest of them deciding.
+    networks: Mapping[IPv4Network, Target]
+    #: Names that may be reached, and those of which the gateway judges HTTP and HTTPS; both with leading ``*.``.
+    allowed_names: tuple[str, ...]
+    judged_names: tuple[str, ...]
+    #: Names that go by way of the gateway where they may be reached anyway.
+    transformed_names: tuple[str, ...]
+    dns: DnsMode
+    #: Empty for the node's.
+    dns_servers: tuple[str, ...]
+    connections: int
+    bytes_per_second: int
+
+    def target(self, address: IPv4Address) -> Target:
+        """Where an address leads, names apart."""
+        for length in self._lengths:
+            found = self.networks.get(IPv4Network((address, length), strict=False))
+            if found is not None:
+                return found
+        if Word.OPEN not in self.word or _inside_private(address):
+            return Target.REFUSE
+        return Target.GATEWAY if Word.EVERYTHING_DIVERTED in self.word else Target.PASS
+
+    def target_of_name(self, name: str, address: IPv4Address) -> Target:
+        """Where an address leads that a name turned out to have. Private addresses gain nothing by a name."""
+        plain = self.target(address)
+        if _inside_private(address):
+            return plain
+        passes = plain in (Target.PASS, Target.GATEWAY) or _fits(self.allowed_names, name)
+        judged = plain in (Target.GATEWAY, Target.GATEWAY_ONLY) or _fits(self.judged_names, name)
+        transformed = Word.EVERYTHING_DIVERTED in self.word or _fits(self.transformed_names, name)
+        return target_of(passes=passes, judged=judged or (passes and transformed))
+
+    def answers(self, name: str) -> bool:
+        """Whether the sandbox may be told the addresses of a name."""
+        if Word.NAMES not in self.word:
+            return False
+        if self.dns is DnsMode.OPEN or Word.OPEN in self.word:
+            return True
+        return self.speaks_of(name)
+
+    def speaks_of(self, name: str) -> bool:
+        """Whether something is said of a name."""
+        return any(_fits(names, name) for names in (self.allowed_names, self.judged_names, self.transformed_names))
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return sorted({network.prefixlen for network in self.networks}, reverse=True)
+
+
+def target_of(*, passes: bool, judged: bool) -> Target:
+    """What two properties of an address come to: that it may be reached, and that the gateway judges HTTP and HTTPS."""
+    if passes:
+        return Target.GATEWAY if judged else Target.PASS
+    return Target.GATEWAY_ONLY if judged else Target.REFUSE
+
+
+def combined(first: Target, second: Target) -> Target:
+    """Where an address leads that two names have."""
+    both = (first, second)
+    return target_of(
+        passes=any(target in (Target.PASS, Target.GATEWAY) for target in both),
+        judged=any(target in (Target.GATEWAY, Target.GATEWAY_ONLY) for target in both),
+    )
+
+
+def compiled(config: NetworkConfig, defaults: NodeDefaults) -> CompiledPolicy:
+    """What a policy means. Takes some hundred microseconds, and up to a second for lists of thousands."""
+    hosts = [host for rule in config.rules for host in (rule.match.sni, rule.match.host) if host]
+    everything_judged = any(rule.match.sni is None and rule.match.host is None for rule in config.rules)
+    judged_names = tuple(dict.fromkeys(host for host in hosts if not is_network(host)))
+    names = (config.allowed_names, judged_names, tuple(transform.host for transform in config.transforms))
+    mode = _mode(config, defaults)
+    networks = _networks(config, mode, hosts, everything_judged=everything_judged)
+    return CompiledPolicy(
+        word=_word(config, listed=bool(networks) or any(names), named=any(names), everything_judged=everything_judged),
+        networks=networks,
+        allowed_names=names[0],
+        judged_names=names[1],
+        transformed_names=names[2],
+        dns=mode,
+        dns_servers=config.dns_servers or (),
+        connections=config.limits.connections or defaults.connections,
+        bytes_per_second=config.limits.bytes_per_second or defaults.bytes_per_second,
+    )
+
+
+def _word(config: NetworkConfig, *, listed: bool, named: bool, everything_judged: bool) -> Word:
+    word = Word(0)
+    if not config.denies_everything:
+        word |= Word.OPEN
+    if listed:
+        word |= Word.LISTED
+    # Without internet access there is nobody to ask, save about names that are allowed in spite of it.
+    if config.allow_internet_access is not False or named:
+        word |= Word.NAMES
+    if everything_judged:
+        word |= Word.EVERYTHING_DIVERTED
+    return word
+
+
+def _mode(config: NetworkConfig, defaults: NodeDefaults) -> DnsMode:
+    if config.allow_internet_access is False:
+        return DnsMode.STRICT
+    return config.dns or defaults.dns
+
+
+def _networks(
+    config: NetworkConfig, mode: DnsMode, hosts: Iterable[str], *, everything_judged: bool
+) -> dict[IPv4Network, Target]:
+    # Servers that are asked directly could carry anything out, which is what strict is to prevent.
+    servers = config.dns_servers or () if mode is DnsMode.OPEN else ()
+    lists = _Lists(
+        allowed=frozenset(IPv4Network(entry) for entry in config.effective_allow_out(servers) if is_network(entry)),
+        denied=frozenset(config.denied_networks),
+        judged=frozenset(IPv4Network(host) for host in hosts if is_network(host)),
+        everything_judged=everything_judged,
+    )
+    return lists.flattened()
+
+
+@dataclass(frozen=True)
+class _Lists:
+    allowed: frozenset[IPv4Network]
+    denied: frozenset[IPv4Network]
+    judged: frozenset[IPv4Network]
+    everything_judged: bool
+
+    def flattened(self) -> dict[IPv4Network, Target]:
+        """Where each listed network leads, save where the next larger one leads there too."""
+        listed = self.allowed | self.denied | self.judged
+        # Being part of a larger network that is allowed opens nothing that is private.
+        wider = {n for n in listed if n.prefixlen < _LONGEST_PRIVATE_PREFIX}
+        nodes = listed | {private for private in PRIVATE if any(private.subnet_of(n) for n in wider)}
+        targets = {node: self._target(node) for node in nodes}
+        return {node: target for node, target in targets.items() if target is not self._around(node, targets)}
+
+    def _around(self, node: IPv4Network, targets: Mapping[IPv4Network, Target]) -> Target:
+        """Where a network would lead if it were not listed."""
+        for length in range(node.prefixlen - 1, -1, -1):
+            found = targets.get(IPv4Network((node.network_address, length), strict=False))
+            if found is not None:
+                return found
+        if EVERYTHING in self.denied or is_private(node):
+            return Target.REFUSE
+        return Target.GATEWAY if self.everything_judged else Target.PASS
+
+    def _target(self, node: IPv4Network) -> Target:
+        private = is_private(node)
+        around = [IPv4Network((node.network_address, length), strict=False) for length in range(node.prefixlen + 1)]
+        counting = [network for network in around if is_private(network)] if private else around
+        allowed = any(network in self.allowed for network in counting)
+        denied = private or any(network in self.denied for network in around)
+        judged = any(network in self.judged for network in counting)
+        passes = allowed or not denied
+        return target_of(passes=passes, judged=judged or (passes and self.everything_judged))
+
+
+def _inside_private(address: IPv4Address) -> bool:
+    return any(address in private for private in PRIVATE)
+
+
+def _fits(patterns: Iterable[str], name: str) -> bool:
+    return any(name_matches(pattern, name) for pattern in patterns)
