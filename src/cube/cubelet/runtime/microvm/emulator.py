@@ -23,7 +23,7 @@ from cube.cubelet.runtime.microvm.guard import find_guard
 from cube.model.errors import HostError, Unsupported
 from cube.settings import Settings
 
-_NAME: Final = "qemu-system-x86_64"
+NAME: Final = "qemu-system-x86_64"
 _INSTALL: Final = "apt-get install qemu-system-x86"
 _VERSION: Final = re.compile(r"version (\S+(?: \([^)]*\))?)")
 _LIBRARY: Final = re.compile(r"(?:=> )?(/\S+) \(0x[0-9a-f]+\)")
@@ -47,9 +47,9 @@ class Emulator:
 
 def find_program() -> Path:
     """QEMU's program; raises ``Unsupported`` when there is none."""
-    found = shutil.which(_NAME)
+    found = shutil.which(NAME)
     if found is None:
-        raise Unsupported(f"{_NAME} is not installed: {_INSTALL}")
+        raise Unsupported(f"{NAME} is not installed: {_INSTALL}")
     return Path(found)
 
 
