@@ -44,7 +44,11 @@ def test_a_bomb_comes_in_bounded_steps(total: int) -> None:
     assert max(sizes) <= STEP
 
 
-@pytest.mark.parametrize("body", [b"", b"plain", gzip.compress(b"x" * 100)[:-3], gzip.compress(b"x") + b"trailing"])
+@pytest.mark.parametrize(
+    "body",
+    # Without a time in it, which would name the test differently at every collection.
+    [b"", b"plain", gzip.compress(b"x" * 100, mtime=0)[:-3], gzip.compress(b"x", mtime=0) + b"trailing"],
+)
 def test_what_is_no_gzip_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         inflate(body)
