@@ -193,7 +193,8 @@ async def test_a_death_during_a_pause_ends_the_pause(master: Master) -> None:
 @pytest.mark.usefixtures("impatient")
 async def test_a_node_that_fails_to_destroy_is_asked_again(master: Master) -> None:
     sandbox = await master.create()
-    master.node.fail("destroy", HostError("busy"), KeyError("defect"))
+    # More of them than it can try until they are taken back.
+    master.node.fail("destroy", HostError("busy"), KeyError("defect"), *[HostError("busy")] * 100_000)
     await master.service.delete(sandbox.sandbox_id)
     with pytest.raises(SandboxNotFound):
         master.service.get(sandbox.sandbox_id)
@@ -201,6 +202,7 @@ async def test_a_node_that_fails_to_destroy_is_asked_again(master: Master) -> No
     assert master.service.count() == 1
     with pytest.raises(SandboxNotFound):
         await master.service.delete(sandbox.sandbox_id)
+    master.node.failures["destroy"].clear()
     await eventually(lambda: master.service.count() == 0)
     assert master.node.alive == {}
     assert await master.recorded() == {}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,7 +11,7 @@ import pytest
 from cube.netagent.firewall import Firewall
 from cube.netagent.links import LinkPool
 from cube.settings import Settings
-from support import network
+from support import network, slots
 
 _numbers = count()
 
@@ -22,7 +21,7 @@ def make_settings() -> Callable[..., Settings]:
     """Settings of an instance of its own, in the range that is kept for tests of networks (RFC 2544)."""
 
     def make(**changes: Any) -> Settings:
-        number = (os.getpid() * 8 + next(_numbers)) % 8192
+        number = slots.slot() * 512 + next(_numbers) % 512
         cidr = f"198.{18 + number // 4096}.{number % 4096 // 16}.{number % 16 * 16}/28"
         return Settings(**{"instance": f"n{number:x}x", "network_cidr": cidr, "seat_pool": 2, **changes})
 

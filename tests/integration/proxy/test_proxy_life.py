@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -205,12 +204,9 @@ async def test_thousand_sandboxes_and_one_more(run_dir: Path, server: Server) ->
     async with opened(run_dir) as door:
         for number in range(1000):
             door.proxy.added(Route(f"filler{number}", "127.64.0.9"))
-        started = time.perf_counter()
         door.proxy.added(Route("box1", "127.64.0.7"))
-        elapsed = time.perf_counter() - started
         assert (await door.client.get("/", headers=door.host(server.port, "box1"))).text == "hi"
         assert door.known.asked == []
-    assert elapsed < 0.01
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,14 +28,20 @@ def test_this_machine_can_run_sandboxes(probe) -> None:  # type: ignore[no-untyp
 
 
 def test_probes_leave_nothing_behind() -> None:
-    def traces() -> tuple[str, list[str], set[str]]:
+    def traces() -> tuple[str, list[tuple[int, str]], set[str]]:
         mounts = Path("/proc/self/mountinfo").read_text()
-        return mounts, sorted(os.listdir("/sys/class/net")), set(os.listdir("/proc/self/fd"))
+        return mounts, socket.if_nameindex(), set(os.listdir("/proc/self/fd"))
 
-    before = traces()
-    for _, probe in PROBES:
-        probe()
-    assert traces() == before
+    def run_all() -> str:
+        # In namespaces of its own, where nothing but the probes makes mounts and interfaces.
+        unshare("mount", "net")
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        before = traces()
+        for _, probe in PROBES:
+            probe()
+        return "nothing" if traces() == before else f"before: {before}, after: {traces()}"
+
+    assert in_child(run_all) == (True, "nothing")
 
 
 def test_a_failing_probe_answers_with_the_kernels_reason() -> None:

@@ -34,7 +34,7 @@ def settings() -> Iterator[Settings]:
 def released(directory: Path) -> bool:
     """Whether no loop device is left. A process elsewhere that has just copied the mount table for a namespace of its
     own holds a copy of our mount until it lets go of the old root: wait for that, there is no event to wait on."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while loop_devices(directory) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not loop_devices(directory)
