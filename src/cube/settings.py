@@ -38,8 +38,19 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address that the public port listens on.")
     port: int = Field(default=3000, ge=1, le=65535, description="Public port: the API and all sandbox traffic.")
     domain: str = Field(
-        default="", description="Domain of `<port>-<sandboxID>.<domain>`; empty means `localhost:<port>`."
+        default="",
+        description="Domain of sandbox host names; empty means `localhost:<port>`, with TLS `cube.localhost:<port>`.",
     )
+    tls: str = Field(
+        default="off",
+        pattern="^(off|also|only)$",
+        description="TLS on the public port: `off`, `also` beside plain HTTP, or `only` (plain HTTP from here alone).",
+    )
+    tls_certificate: str = Field(
+        default="",
+        description="PEM file of the certificate and its chain; empty makes one, and an authority, in `state_dir/tls`.",
+    )
+    tls_key: str = Field(default="", description="PEM file of the private key of `CUBE_TLS_CERTIFICATE`.")
     api_key: str = Field(
         default="",
         repr=False,
@@ -126,6 +137,18 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _domain_for_tls(self) -> Settings:
+        if self.tls != "off" and "." not in self.public_name:
+            raise ValueError("with TLS the domain needs a dot: clients refuse certificates for all of a top-level name")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Settings:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together")
+        return self
+
+    @model_validator(mode="after")
     def _separate_ids(self) -> Settings:
         if self.host_mount_prefixes and self.shared_id_base == 0:
             raise ValueError("id_base must be 131072 or more where sandboxes may mount directories of the host")
@@ -154,7 +177,22 @@ class Settings(BaseSettings):
     @property
     def public_domain(self) -> str:
         """Domain that clients build sandbox host names from; may carry a port."""
-        return self.domain or f"localhost:{self.port}"
+        return self.domain or f"{'localhost' if self.tls == 'off' else 'cube.localhost'}:{self.port}"
+
+    @property
+    def public_name(self) -> str:
+        """That domain without its port."""
+        return self.public_domain.rpartition(":")[0] or self.public_domain
+
+    @property
+    def public_addresses(self) -> tuple[str, ...]:
+        """Addresses beside loopback by which clients may know the public port."""
+        return () if self.host in ("0.0.0.0", "::") else (self.host,)  # noqa: S104  comparison only
+
+    @property
+    def tls_dir(self) -> Path:
+        """The instance's own authority and certificate."""
+        return self.state_dir / "tls"
 
     @property
     def public_url(self) -> str:

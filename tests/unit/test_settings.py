@@ -54,6 +54,7 @@ def test_the_callback_has_cubesandboxes_name_too(monkeypatch: pytest.MonkeyPatch
         ("host_mount_prefixes", "//./"),
         ("host_mount_prefixes", "data"),
         ("host_mount_prefixes", "/data/../.."),
+        ("tls", "yes"),
         ("host_mount_uid", 0),
         ("host_mount_uid", 0x2000_0000),
     ],
@@ -61,6 +62,15 @@ def test_the_callback_has_cubesandboxes_name_too(monkeypatch: pytest.MonkeyPatch
 def test_nonsense_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         Settings.model_validate({name: value})
+
+
+def test_names_with_and_without_tls() -> None:
+    assert (Settings().public_domain, Settings().public_name) == ("localhost:3000", "localhost")
+    secured = Settings(tls="also", port=8443)
+    assert (secured.public_domain, secured.public_name) == ("cube.localhost:8443", "cube.localhost")
+    assert Settings(domain="sandboxes.test").public_name == "sandboxes.test"
+    with pytest.raises(ValidationError, match="needs a dot"):
+        Settings(tls="only", domain="sandboxes")
 
 
 def test_the_key_is_not_shown() -> None:

@@ -22,6 +22,7 @@ def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
         env_vars={**(body.envs or {}), **(body.env_vars or {})},
         public_traffic=body.network is None or body.network.allow_public_traffic is not False,
         host_mounts=host_mounts(metadata),
+        nodes=tuple(body.distribution_scope or ()),
         mask_request_host=None if body.network is None else body.network.mask_request_host,
     )
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from cube import __version__
 from cube.cli import daemon
 from cube.cli.output import Json, err, fail, out, print_json
-from cube.model.errors import CubeError
+from cube.model.errors import CubeError, InvalidInput
 from cube.settings import Settings, require_root
 
 #: With authentication off any key will do; clients of E2B before 2.60 insist on this form.
@@ -27,6 +27,17 @@ def variables(settings: Settings) -> dict[str, str]:
         "E2B_SANDBOX_URL": settings.public_url,
         "E2B_API_KEY": settings.api_key or _ANY_KEY,
     }
+
+
+def domain_variables(settings: Settings) -> dict[str, str]:
+    """What an E2B client must be told that finds sandboxes by their host names; raises ``InvalidInput`` without TLS."""
+    if settings.tls == "off":
+        raise InvalidInput("clients speak TLS to a domain: set CUBE_TLS to `also` or `only`", field="CUBE_TLS")
+    values = {"E2B_DOMAIN": settings.public_domain, "E2B_API_KEY": settings.api_key or _ANY_KEY}
+    if not settings.tls_certificate:
+        values["SSL_CERT_FILE"] = str(settings.tls_dir / "bundle.pem")
+        values["NODE_EXTRA_CA_CERTS"] = str(settings.tls_dir / "ca.pem")
+    return values
 
 
 def up(
@@ -151,12 +162,22 @@ def _show(report: dict[str, object]) -> None:
     out.print(table)
 
 
-def env(as_json: Json = False) -> None:
+def env(
+    domain: Annotated[bool, typer.Option("--domain", help="By host names over TLS, for CUBE_TLS.")] = False,
+    as_json: Json = False,
+) -> None:
     """Print the variables that point an E2B client at this service.
 
-    Example: eval "$(cube env)"
+    Examples:
+
+        eval "$(cube env)"
+
+        eval "$(CUBE_TLS=also cube env --domain)"
     """
-    values = variables(Settings())
+    try:
+        values = domain_variables(Settings()) if domain else variables(Settings())
+    except CubeError as error:
+        fail(str(error), as_json=as_json)
     if as_json:
         print_json(values)
         return

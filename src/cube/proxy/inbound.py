@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cube.model.errors import HostError, InvalidInput
-from cube.proxy import clusters, lookup, sockets
+from cube.proxy import certificates, clusters, lookup, sockets
 from cube.proxy.bootstrap import bootstrap
 from cube.proxy.delta import Accepted, Catalogue, Rejected
 from cube.proxy.envoy import EnvoyOptions, EnvoyProcess
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CONFIGURED_SECONDS = 20.0
+#: How often the certificate is looked at.
+_RENEWAL_SECONDS = 3600.0
 Job = Callable[[], Coroutine[object, object, None]]
 _UNPRIVILEGED_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
@@ -103,7 +105,7 @@ class CubeProxy:
         self._undo.push_async_callback(self._envoy.stop)
         await self._envoy.start()
         await _until(configured)
-        await self._undo.enter_async_context(_background(self._envoy.supervise))
+        await self._undo.enter_async_context(_background(self._envoy.supervise, partial(self._renew, xds)))
 
     def _make_xds(self, configured: asyncio.Future[None]) -> XdsServer:
         """Imports protobuf and its messages, which takes 0.1 s: for a thread."""
@@ -135,8 +137,22 @@ class CubeProxy:
             configured.set_exception(error)
 
     def _listener(self) -> Json:
-        domain = self._settings.public_domain.rpartition(":")[0] or self._settings.public_domain
-        return public_listener(self._settings.host, self._settings.port, domain, self._home / "routes")
+        settings = self._settings
+        tls = certificates.of(settings)
+        return public_listener(settings.host, settings.port, settings.public_name, self._home / "routes", tls)
+
+    async def _renew(self, xds: XdsServer) -> None:
+        """Serve the certificate that is there, should it be another than before: renewed by the operator, or by us."""
+        from cube.proxy import resources
+
+        while True:
+            await asyncio.sleep(_RENEWAL_SECONDS)
+            try:
+                found = resources.listener(await asyncio.to_thread(self._listener))
+            except HostError as error:
+                _log.error("the certificate is not renewed: %s", error)
+            else:
+                xds.put(found)
 
     def _envoy_options(self, concurrency: int) -> EnvoyOptions:
         admin_socket = self._home / "admin" / "admin.sock"

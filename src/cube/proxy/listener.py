@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from cube.proxy.certificates import Certificate, Tls
 from cube.proxy.clusters import BUFFER_BYTES, http2
 from cube.proxy.replies import local_replies
 from cube.proxy.vocabulary import Json, extension, seconds
@@ -20,13 +21,18 @@ _LOOKUP_SECONDS = 60
 #: Envoy's or cube's own, and what only a proxy may say: never taken from a client.
 _FORBIDDEN_PREFIXES = ("x-cube-", "x-envoy-", "x-forwarded-")
 _FORBIDDEN = ("forwarded", "x-real-ip")
+#: Who is told apart by whether a connection begins with a TLS handshake has this long to begin.
+_HANDSHAKE_SECONDS = 10
+_LOOPBACK = ("127.0.0.0/8", "::1/128")
+_TLS = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def public_listener(host: str, port: int, domain: str, routes: Path) -> Json:
+def public_listener(host: str, port: int, domain: str, routes: Path, tls: Tls | None = None) -> Json:
     """The listener on ``host:port``; ``domain`` (without a port) is that of ``<port>-<sandboxID>.<domain>``."""
     manager = extension("envoy.filters.network.http_connection_manager", _HCM, **_manager(domain, routes))
     return {
+        **_chains(manager, host, tls),
         "name": "public",
         "address": {"socket_address": {"address": host, "port_value": port, "ipv4_compat": host == "::"}},
         # One socket for all workers: with SO_REUSEPORT a second instance would silently take half of the connections.
@@ -34,8 +40,49 @@ def public_listener(host: str, port: int, domain: str, routes: Path) -> Json:
         "connection_balance_config": {"exact_balance": {}},
         "tcp_backlog_size": 4096,
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        "filter_chains": [{"filters": [manager]}],
     }
+
+
+def _chains(manager: Json, host: str, tls: Tls | None) -> Json:
+    """What is done with a connection, by how it begins."""
+    plain: Json = {"filters": [manager]}
+    if tls is None:
+        return {"filter_chains": [plain]}
+    plain["filter_chain_match"] = {"transport_protocol": "raw_buffer"}
+    if tls.only:
+        plain["filter_chain_match"]["source_prefix_ranges"] = [_prefix(text) for text in _here(host)]
+    secured = {"filter_chain_match": {"transport_protocol": "tls"}, "transport_socket": _tls_socket(tls.certificate)}
+    inspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+    return {
+        "filter_chains": [plain, secured | {"filters": [manager]}],
+        "listener_filters": [extension("envoy.filters.listener.tls_inspector", inspector)],
+        "listener_filters_timeout": seconds(_HANDSHAKE_SECONDS),
+    }
+
+
+def _here(host: str) -> tuple[str, ...]:
+    """Where connections from this machine come from: to an address of its own they come from that address."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104  comparison only
+        return _LOOPBACK
+    return (*_LOOPBACK, f"{host}/{128 if ':' in host else 32}")
+
+
+def _prefix(text: str) -> Json:
+    address, _, length = text.partition("/")
+    return {"address_prefix": address, "prefix_len": int(length)}
+
+
+def _tls_socket(certificate: Certificate) -> Json:
+    pair = {
+        "certificate_chain": {"inline_string": certificate.chain},
+        "private_key": {"inline_string": certificate.key},
+    }
+    common = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificates": [pair],
+    }
+    return extension("envoy.transport_sockets.tls", _TLS, common_tls_context=common)
 
 
 def _manager(domain: str, routes: Path) -> Json:

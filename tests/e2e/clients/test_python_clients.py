@@ -1,4 +1,7 @@
-"""E2B's Python client, every method of it, in several versions and both colours, against one real service."""
+"""Unmodified Python clients, several versions of them, against one real service.
+
+What they do is in ``suites``; here every check of every client, version and colour is a test.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +10,36 @@ from collections.abc import Callable
 import pytest
 
 from support import checks
-from support.checks import Outcome
-from support.service import Service
+from support.checks import Outcome, Run
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 VERSIONS = ("2.31", "2.45", "2.63")
+RUNS = [
+    *((version, colour, "address") for version in VERSIONS for colour in checks.COLOURS),
+    *(("2.63", colour, "domain") for colour in checks.COLOURS),
+    ("2.31", "blocking", "domain"),
+]
 
 
-def cases() -> list[tuple[str, str, str]]:
-    """(version, colour, check) for every check that is for them."""
+def e2b() -> list[tuple[Run, str]]:
+    """Every check that is for a version, a colour and a way."""
     return [
-        (version, colour, check.node)
-        for version in VERSIONS
-        for colour in checks.COLOURS
-        for check in checks.checks()
-        if check.runs_on(version, colour)
+        (Run("e2b", f"e2b-{version}", way, (f"--colour={colour}",)), check.node)
+        for version, colour, way in RUNS
+        for check in checks.checks("e2b")
+        if check.runs_on(version, colour=colour, way=way)
     ]
 
 
-@pytest.fixture(scope="session")
-def outcome(request: pytest.FixtureRequest, service: Service) -> Callable[[str, str, str], Outcome]:
-    """How a check ended. All that are asked for in this run are run when the first of their version and colour is."""
-    chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    known: dict[tuple[str, str], dict[str, Outcome]] = {}
-
-    def find(version: str, colour: str, node: str) -> Outcome:
-        if (version, colour) not in known:
-            wanted = [
-                params["node"]
-                for params in chosen
-                if (params.get("version"), params.get("colour")) == (version, colour)
-            ]
-            known[version, colour] = checks.run(f"e2b-{version}", colour, wanted, service.environment)
-        return known[version, colour][node]
-
-    return find
+@pytest.mark.parametrize(("run", "node"), e2b(), ids=str)
+def test_e2b(run: Run, node: str, outcome: Callable[[Run, str], Outcome]) -> None:
+    found = outcome(run, node)
+    assert found.passed, found.text
 
 
-@pytest.mark.parametrize(("version", "colour", "node"), cases())
-@pytest.mark.timeout(900)
-def test_check(version: str, colour: str, node: str, outcome: Callable[[str, str, str], Outcome]) -> None:
-    found = outcome(version, colour, node)
+@pytest.mark.parametrize("run", [Run("cubesandbox", "cubesandbox")], ids=str)
+@pytest.mark.parametrize("node", [check.node for check in checks.checks("cubesandbox")])
+def test_cubesandbox(run: Run, node: str, outcome: Callable[[Run, str], Outcome]) -> None:
+    found = outcome(run, node)
     assert found.passed, found.text

@@ -72,6 +72,15 @@ async def test_a_timeout_out_of_range_is_refused_everywhere(master: Master, seco
             await attempt
 
 
+async def test_a_sandbox_that_may_not_run_here_is_refused(master: Master) -> None:
+    own = master.settings.instance
+    assert await master.service.create(CreateSandbox("base", 60, nodes=("elsewhere", own)))
+    assert await master.service.create(CreateSandbox("base", 60, nodes=("127.0.0.1",)))
+    with pytest.raises(InvalidInput, match="no such node") as caught:
+        await master.service.create(CreateSandbox("base", 60, nodes=("elsewhere",)))
+    assert caught.value.field == "distributionScope"
+
+
 async def test_what_the_node_refuses_leaves_nothing(master: Master) -> None:
     master.node.fail("create", Unavailable("busy"))
     with pytest.raises(Unavailable, match="busy"):

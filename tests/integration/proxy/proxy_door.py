@@ -123,8 +123,9 @@ class Known:
         return self.answers.get(sandbox_id)
 
 
-def settings_in(run_dir: Path) -> Settings:
-    return Settings(instance="pxtest", run_dir=run_dir, port=free_port(), network_cidr="127.64.0.0/16")
+def settings_in(run_dir: Path, **more: Any) -> Settings:
+    values = {"instance": "pxtest", "run_dir": run_dir, "port": free_port(), "network_cidr": "127.64.0.0/16", **more}
+    return Settings(**values)
 
 
 @dataclass
@@ -142,8 +143,8 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(run_dir: Path) -> AsyncIterator[Door]:
-    settings, known = settings_in(run_dir), Known()
+async def opened(run_dir: Path, **more: Any) -> AsyncIterator[Door]:
+    settings, known = settings_in(run_dir, **more), Known()
     proxy = CubeProxy(settings, known)
     await proxy.start()
     try:

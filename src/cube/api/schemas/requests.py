@@ -85,6 +85,10 @@ class NewSandbox(RequestBody):
     metadata: Metadata | None = None
     env_vars: Environment | None = None
     envs: Annotated[Environment | None, Field(description="Another name of `envVars`.")] = None
+    distribution_scope: Annotated[
+        list[Annotated[str, Field(max_length=255)]] | None,
+        Field(max_length=64, description="Names or addresses of the nodes that it may run on."),
+    ] = None
     mcp: Annotated[dict[str, Any] | None, Field(description="Accepted: the client starts the gateway itself.")] = None
     iam: dict[str, Any] | None = None
     volume_mounts: list[dict[str, Any]] | None = None

@@ -25,6 +25,8 @@ class CreateSandbox:
     #: See :class:`cube.model.sandbox.Ingress`.
     mask_request_host: str | None = None
     host_mounts: tuple[HostMount, ...] = ()
+    #: Names or addresses of the nodes that it may run on; empty for any.
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

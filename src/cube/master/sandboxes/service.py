@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -264,6 +264,7 @@ class SandboxService:
         if not self._open:
             raise Unavailable("the service is starting or shutting down: try again in a moment")
         self._check_timeout(request.timeout)
+        self._check_nodes(request.nodes)
         if request.on_timeout is OnTimeout.PAUSE:
             self._require_pause()
         template = self.templates.resolve(request.template)
@@ -274,6 +275,13 @@ class SandboxService:
         longest = self._settings.max_timeout
         if not 0 <= seconds <= longest:
             raise InvalidInput(f"timeout must be 0 to {longest} seconds", field="timeout")
+
+    def _check_nodes(self, nodes: Collection[str]) -> None:
+        own = {self._settings.instance, *self._settings.public_addresses, self._settings.public_address}
+        if nodes and own.isdisjoint(nodes):
+            raise InvalidInput(
+                f"there is no such node: this one is {self._settings.instance!r}", field="distributionScope"
+            )
 
     def _require_pause(self) -> None:
         if not self._node.capabilities.pause:

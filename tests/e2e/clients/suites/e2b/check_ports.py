@@ -86,7 +86,7 @@ async def check_a_gateway_for_tools(client: Client) -> None:
         assert await sandbox.get_mcp_token() == "t-1"
 
 
-@shows("Sandbox.connection_config", "Sandbox.envd_api_url")
+@shows("Sandbox.connection_config", "Sandbox.envd_api_url", way="address")
 async def check_where_requests_go(client: Client, connection: dict[str, str]) -> None:
     async with client.sandbox() as sandbox:
         assert sandbox.connection_config.api_url == connection["api_url"]
@@ -94,6 +94,13 @@ async def check_where_requests_go(client: Client, connection: dict[str, str]) ->
             f"{sandbox.envd_api_url}/health", None, {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "49983"}
         )
         assert status == 204
+
+
+@shows("Sandbox.connection_config", "Sandbox.envd_api_url", "Sandbox.get_host", way="domain")
+async def check_where_requests_go_by_domain(client: Client, connection: dict[str, str]) -> None:
+    async with client.sandbox() as sandbox:
+        assert sandbox.connection_config.domain == sandbox.sandbox_domain == connection["domain"]
+        assert sandbox.envd_api_url == f"https://{await sandbox.get_host(49983)}"
 
 
 async def _visit(host: str, **headers: str) -> tuple[int, str]:

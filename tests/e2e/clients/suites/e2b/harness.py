@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -27,8 +26,8 @@ FACED = (
 )
 
 
-def shows(*methods: str, since: str = "2.31", only: str | None = None) -> Callable[[F], F]:
-    """Mark a check: the methods that it proves, the first version that has them, one colour if there is no other.
+def shows(*methods: str, since: str = "2.31", only: str | None = None, way: str | None = None) -> Callable[[F], F]:
+    """Mark a check: the methods that it proves, the first version that has them, the one colour or way it is for.
 
     All arguments are literals, because they are also read without running anything.
     """
@@ -150,7 +149,8 @@ def client(request: pytest.FixtureRequest) -> Client:
 @pytest.fixture
 def connection() -> dict[str, str]:
     """How to reach the service, as options of the client."""
-    return {name: os.environ[f"E2B_{name.upper()}"] for name in ("api_url", "sandbox_url", "api_key")}
+    names = ("api_url", "sandbox_url", "domain", "api_key")
+    return {name: os.environ[f"E2B_{name.upper()}"] for name in names if f"E2B_{name.upper()}" in os.environ}
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
@@ -186,11 +186,3 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool:
     unused = set(pyfuncitem.function.shows) - wanted["client"].used
     assert not unused, f"the check says that it shows {sorted(unused)}, but did not use it"
     return True
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """One line of JSON for everything that failed, and for every check that passed."""
-    if report.when == "call" or report.failed:
-        entry = {"check": report.nodeid, "passed": report.passed, "text": report.longreprtext + report.capstdout}
-        with open(os.environ["CHECKS_REPORT"], "a") as file:
-            file.write(json.dumps(entry) + "\n")
