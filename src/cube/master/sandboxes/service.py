@@ -279,9 +279,7 @@ class SandboxService:
     def _check_nodes(self, nodes: Collection[str]) -> None:
         own = {self._settings.instance, *self._settings.public_addresses, self._settings.public_address}
         if nodes and own.isdisjoint(nodes):
-            raise InvalidInput(
-                f"there is no such node: this one is {self._settings.instance!r}", field="distributionScope"
-            )
+            raise Conflict(f"distributionScope: there is no such node, only {self._settings.instance!r}")
 
     def _require_pause(self) -> None:
         if not self._node.capabilities.pause:
