@@ -15,6 +15,7 @@ from cube.model.errors import SandboxNotFound, SnapshotNotFound
 from cube.model.resources import Resources, ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import ImageConfig, Template
+from support.fake_volumes import FakeVolumes
 
 BASE = Template(
     template_id="tpl-base",
@@ -43,8 +44,14 @@ class FakeNode:
     def __init__(self) -> None:
         self.runtime = "fake"
         self.capabilities = Capabilities(
-            isolation="none", pause=True, pause_frees_memory=False, filesystem_snapshot=True, memory_snapshot=False
+            isolation="none",
+            pause=True,
+            pause_frees_memory=False,
+            filesystem_snapshot=True,
+            memory_snapshot=False,
+            volumes=True,
         )
+        self.volumes = FakeVolumes()
         self.alive: dict[str, Condition] = {}
         #: What each snapshot was taken of.
         self.snapshots: dict[str, str] = {}

@@ -6,7 +6,14 @@ import uuid
 from dataclasses import dataclass
 
 from cube.api.schemas.metrics import SandboxMetric
-from cube.api.schemas.sandboxes import ConnectedSandbox, ListedSandbox, SandboxDetail, SandboxLifecycle, SandboxNetwork
+from cube.api.schemas.sandboxes import (
+    ConnectedSandbox,
+    ListedSandbox,
+    MountedVolume,
+    SandboxDetail,
+    SandboxLifecycle,
+    SandboxNetwork,
+)
 from cube.api.schemas.templates import TemplateBuild, TemplateDetail, TemplateSummary
 from cube.envd.version import ENVD_VERSION
 from cube.master.sandboxes.lifecycle import VisibleState, visible_state
@@ -63,6 +70,8 @@ class Views:
             disk_size_mb=sandbox.resources.disk_mb,
             metadata=sandbox.metadata,
             state=_state(sandbox),
+            volume_mounts=[MountedVolume(name=mount.name, path=mount.mount_path) for mount in sandbox.volume_mounts]
+            or None,
         )
 
     def detail(self, sandbox: Sandbox) -> SandboxDetail:

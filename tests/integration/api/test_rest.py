@@ -259,7 +259,7 @@ async def test_a_defect_is_a_500_without_details(api: httpx.AsyncClient, master:
 
 
 async def test_unknown_routes_and_methods(api: httpx.AsyncClient) -> None:
-    for path in ("/nope", "/sandboxes/", "/snapshots", "/volumes", "/cubeapi/v1", "/cubeapi/v2/sandboxes"):
+    for path in ("/nope", "/sandboxes/", "/snapshots", "/volume", "/cubeapi/v1", "/cubeapi/v2/sandboxes"):
         assert error(await api.get(path))[0] == 404, path
     answer = await api.put("/sandboxes")
     assert error(answer)[0] == 405

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from cube.api.schemas.base import RequestBody
 from cube.api.schemas.limits import WHOLE, Environment, Metadata, Seconds
 from cube.model.ids import TEMPLATE_REF
+from cube.model.mounts import MOST
 from cube.proxy.routes import HOST_MASK
 
 
@@ -45,6 +46,21 @@ class Network(RequestBody):
         ),
     ] = None
     https_ports: list[Annotated[int, WHOLE]] | None = None
+
+
+class VolumeMount(RequestBody):
+    """A volume that a sandbox has."""
+
+    name: Annotated[str, Field(max_length=128, description="Name or id of the volume.", examples=["data"])]
+    path: Annotated[
+        str,
+        Field(
+            max_length=4095,
+            pattern=r"^/[^\x00]*$",
+            description="Absolute path in the sandbox; made when it is missing.",
+            examples=["/mnt/data"],
+        ),
+    ]
 
 
 class NewSandbox(RequestBody):
@@ -91,7 +107,9 @@ class NewSandbox(RequestBody):
     ] = None
     mcp: Annotated[dict[str, Any] | None, Field(description="Accepted: the client starts the gateway itself.")] = None
     iam: dict[str, Any] | None = None
-    volume_mounts: list[dict[str, Any]] | None = None
+    volume_mounts: Annotated[
+        list[VolumeMount] | None, Field(max_length=MOST, description="Volumes that exist, none inside another.")
+    ] = None
 
 
 class SetTimeout(RequestBody):

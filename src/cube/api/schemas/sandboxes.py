@@ -49,6 +49,13 @@ class ConnectedSandbox(_Identity):
     domain: str
 
 
+class MountedVolume(ResponseBody):
+    """A volume that a sandbox has."""
+
+    name: str
+    path: str
+
+
 class ListedSandbox(_Identity):
     """A sandbox in a listing."""
 
@@ -63,6 +70,8 @@ class ListedSandbox(_Identity):
     disk_size_mb: int
     metadata: dict[str, str]
     state: VisibleState
+    #: Left out when there are none.
+    volume_mounts: list[MountedVolume] | None = None
 
 
 class SandboxLifecycle(ResponseBody):

@@ -13,6 +13,7 @@ from cube.master.sandboxes.usage import UsageHistory
 from cube.master.store.records import SandboxRecord
 from cube.model.errors import SandboxNotFound
 from cube.model.ids import new_sandbox_id, new_token
+from cube.model.mounts import VolumeMount
 from cube.model.sandbox import Ingress, Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
 
@@ -41,7 +42,9 @@ class Entry:
         self.failed_pauses = 0
 
 
-def new_entry(request: CreateSandbox, template: Template, *, runtime: str, now: datetime) -> Entry:
+def new_entry(
+    request: CreateSandbox, template: Template, volumes: tuple[VolumeMount, ...], *, runtime: str, now: datetime
+) -> Entry:
     """A sandbox that is to be created, with an id and a token of its own.
 
     The token is always there: E2B's clients send it by themselves, and without it everyone who reaches the proxy could
@@ -63,6 +66,7 @@ def new_entry(request: CreateSandbox, template: Template, *, runtime: str, now: 
         runtime=runtime,
         ingress=Ingress(None if request.public_traffic else new_token(), request.mask_request_host),
         host_mounts=request.host_mounts,
+        volume_mounts=volumes,
     )
     return Entry(sandbox, SandboxRecord(sandbox, template).spec)
 
@@ -99,6 +103,14 @@ class Registry:
     def sandboxes(self) -> Iterable[Sandbox]:
         """All that exist and are not ending."""
         return (entry.sandbox for entry in self._live.values() if entry.ending is None)
+
+    def having(self, volume_id: str) -> list[str]:
+        """Ids of those that have a volume; those that are ending have it to their end."""
+        return [
+            entry.sandbox.sandbox_id
+            for entry in self
+            if any(mount.volume_id == volume_id for mount in entry.sandbox.volume_mounts)
+        ]
 
     def end(self, sandbox_id: str, ended_at: datetime) -> None:
         """Drop a sandbox, and remember its id."""

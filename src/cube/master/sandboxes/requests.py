@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cube.master.sandboxes.lifecycle import VisibleState
+from cube.master.volumes.service import WantedMount
 from cube.model.mounts import HostMount
 from cube.model.sandbox import OnTimeout, Sandbox
 
@@ -27,6 +28,7 @@ class CreateSandbox:
     host_mounts: tuple[HostMount, ...] = ()
     #: Names or addresses of the nodes that it may run on; empty for any.
     nodes: tuple[str, ...] = ()
+    volume_mounts: tuple[WantedMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,9 @@ from cube.master.sandboxes.registry import REMEMBERED, Entry, Registry, new_entr
 from cube.master.sandboxes.repeats import Recording, Repeats
 from cube.master.sandboxes.requests import Connected, CreateSandbox, IdempotencyKey, ListQuery, Page
 from cube.master.sandboxes.usage import UsageSample
+from cube.master.secrets.service import SecretService
 from cube.master.store.store import Store
+from cube.master.volumes.service import VolumeService
 from cube.model.errors import (
     Conflict,
     CubeError,
@@ -38,6 +40,7 @@ from cube.model.errors import (
     Unavailable,
     Unsupported,
 )
+from cube.model.mounts import VolumeMount
 from cube.model.sandbox import Ingress, OnTimeout, Sandbox, SandboxState
 from cube.settings import Settings
 
@@ -101,6 +104,15 @@ class SandboxService:
         self._metering = Metering(context)
         self._repeats = Repeats(context, store.idempotency)
         self._expiry = Expiry(context, self._operations, self._endings)
+        self.volumes = VolumeService(
+            node.volumes,
+            store.volumes,
+            settings,
+            clock=self._clock,
+            background=self._background,
+            mounted_in=self._registry.having,
+        )
+        self.secrets = SecretService(store.secrets, self._clock)
         self._early_deaths: set[str] = set()
         self._open = False
         self.templates = TemplateCatalogue(node.templates)
@@ -111,6 +123,8 @@ class SandboxService:
         """Take over what an earlier run left, then watch deadlines."""
         self._node.on_death(self._died)
         await recover(self._context)
+        await self.secrets.start()
+        await self.volumes.start()
         self._open = True
         for sandbox_id in self._early_deaths:
             self._died(sandbox_id)
@@ -268,8 +282,14 @@ class SandboxService:
         if request.on_timeout is OnTimeout.PAUSE:
             self._require_pause()
         template = self.templates.resolve(request.template)
+        volumes = self._volumes_of(request)
         self._admission.check(len(self._registry))
-        return new_entry(request, template, runtime=self._node.runtime, now=self._clock.now())
+        return new_entry(request, template, volumes, runtime=self._node.runtime, now=self._clock.now())
+
+    def _volumes_of(self, request: CreateSandbox) -> tuple[VolumeMount, ...]:
+        if request.volume_mounts and not self._node.capabilities.volumes:
+            raise Unsupported(f"the runtime {self._node.runtime!r} cannot mount volumes")
+        return self.volumes.resolve(request.volume_mounts)
 
     def _check_timeout(self, seconds: int) -> None:
         longest = self._settings.max_timeout

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import RowMapping
 
 from cube.master.store.secretbox import SecretBox
-from cube.model.mounts import HostMount
+from cube.model.mounts import HostMount, VolumeMount
 from cube.model.resources import Resources
 from cube.model.sandbox import Ingress, OnTimeout, PauseMode, Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
@@ -37,6 +37,7 @@ class SandboxRecord:
             envd_access_token=self.sandbox.envd_access_token,
             host_mounts=self.sandbox.host_mounts,
             snapshot_id=self.sandbox.snapshot_id,
+            volume_mounts=self.sandbox.volume_mounts,
         )
 
 
@@ -99,6 +100,7 @@ def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
         snapshot_id=row["snapshot_id"],
         auto_pause_mode=PauseMode(row["auto_pause_mode"]),
         pause_mode=None if row["pause_mode"] is None else PauseMode(row["pause_mode"]),
+        volume_mounts=tuple(VolumeMount(**mount) for mount in secrets.get("volume_mounts", ())),
     )
     return SandboxRecord(sandbox, _TEMPLATE.validate_python(row["manifest"]))
 
@@ -109,6 +111,7 @@ def _seal(sandbox: Sandbox, box: SecretBox) -> bytes:
         "envd_access_token": sandbox.envd_access_token,
         "ingress": sandbox.ingress,
         "host_mounts": sandbox.host_mounts,
+        "volume_mounts": sandbox.volume_mounts,
     }
     return box.seal(orjson.dumps(secrets), sandbox.sandbox_id.encode())
 

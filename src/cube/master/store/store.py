@@ -12,6 +12,8 @@ from cube.master.store.idempotency import IdempotencyStore
 from cube.master.store.migrate import migrate
 from cube.master.store.sandboxes import SandboxStore
 from cube.master.store.secretbox import SecretBox
+from cube.master.store.secrets import SecretTable
+from cube.master.store.volumes import VolumeTable
 from cube.master.store.writer import Writer
 
 
@@ -23,6 +25,8 @@ class Store:
         self._writer = Writer(engine)
         self.sandboxes = SandboxStore(self._writer, box)
         self.idempotency = IdempotencyStore(self._writer, box)
+        self.volumes = VolumeTable(self._writer, box)
+        self.secrets = SecretTable(self._writer, box)
 
     @classmethod
     async def open(cls, database: Path) -> Store:
