@@ -6,14 +6,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "guest.h"
 #include "launch.h"
+#include "relay.h"
 #include "serve.h"
 
 static int usage(void)
 {
     fputs("usage: cube-init launch FD\n"
           "       cube-init serve-test CONTROL_FD [LISTEN_FD [SUDO_UID...]]\n"
+          "       cube-init relay-test LISTEN_FD CONTROL_FD\n"
           "cube-init is started by the cube service; run `cube up` instead.\n",
           stderr);
     return 2;
@@ -43,6 +47,14 @@ static int serve_test(int argc, char **argv)
     return serve(&config);
 }
 
+/* relay() as an ordinary process, for tests: the serial port is what connects to a socket. */
+static int relay_test(char **argv)
+{
+    const struct relay_config config = {
+        .port = -1, .listener = (int)number(argv[0], INT_MAX), .control = (int)number(argv[1], INT_MAX)};
+    return config.listener < 0 || config.control < 0 ? usage() : relay(&config);
+}
+
 static bool named_sudo(const char *name)
 {
     size_t length = strlen(name);
@@ -51,6 +63,8 @@ static bool named_sudo(const char *name)
 
 int main(int argc, char **argv)
 {
+    if (getpid() == 1 && strcmp(argv[0], "/init") == 0)
+        guest_main();
     if (argc > 0 && named_sudo(argv[0]))
         return sudo_main(argc, argv);
     if (argc == 3 && strcmp(argv[1], "launch") == 0) {
@@ -59,5 +73,7 @@ int main(int argc, char **argv)
     }
     if (argc >= 3 && strcmp(argv[1], "serve-test") == 0)
         return serve_test(argc - 2, argv + 2);
+    if (argc == 4 && strcmp(argv[1], "relay-test") == 0)
+        return relay_test(argv + 2);
     return usage();
 }

@@ -311,6 +311,12 @@ static int send_big(int socket, const uint8_t *data, size_t size, const int *fds
     return result;
 }
 
+int message_send(int socket, const uint8_t *data, size_t size, const int *fds, size_t n_fds)
+{
+    bool fits = size <= WIRE_INLINE_MAX;
+    return (fits ? send_datagram : send_big)(socket, data, size, fds, n_fds);
+}
+
 int put_send(struct writer *writer, int socket, const int *fds, size_t n_fds)
 {
     if (writer->bad || n_fds >= WIRE_MAX_FDS) {
@@ -318,8 +324,7 @@ int put_send(struct writer *writer, int socket, const int *fds, size_t n_fds)
         errno = EMSGSIZE;
         return -1;
     }
-    bool fits = writer->used <= WIRE_INLINE_MAX;
-    int result = (fits ? send_datagram : send_big)(socket, writer->data, writer->used, fds, n_fds);
+    int result = message_send(socket, writer->data, writer->used, fds, n_fds);
     int saved = errno;
     put_discard(writer);
     errno = saved;

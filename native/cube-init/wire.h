@@ -37,6 +37,18 @@ enum wire_kind {
     KIND_REMOVE = 24,
     KIND_WATCH = 25,
     KIND_USER = 26,
+    /* through a serial port, answered by the relay (relay.h) */
+    KIND_IDENTITY = 48,
+    KIND_CLOCK = 49,
+    KIND_FREEZE = 50,
+    KIND_LIVE = 51,
+    KIND_FOLLOW = 52,
+    KIND_NOTE = 53,
+    KIND_RESIZE = 54,
+    KIND_FILE_READ = 55,
+    KIND_FILE_WRITE = 56,
+    KIND_FILE_ATTRIBUTE = 57,
+    KIND_FILE_IDENTITY = 58,
     /* control socket, answers */
     KIND_READY = 0x110,
     KIND_PARKED = 0x111,
@@ -47,6 +59,10 @@ enum wire_kind {
     KIND_ENTRIES = 0x124,
     KIND_WATCHES = 0x125,
     KIND_USER_INFO = 0x126,
+    KIND_CONFIRMED = 0x130,
+    KIND_SURVIVORS = 0x131,
+    KIND_FILE_DATA = 0x132,
+    KIND_FILE_IS = 0x133,
     /* both */
     KIND_ERROR = 0x1ff,
 };
@@ -104,6 +120,9 @@ int message_take_fd(struct message *message, uint32_t index);
 
 /* Close what was not taken and unmap a long body. */
 void message_release(struct message *message);
+
+/* Send a whole message as it lies in memory: kind, id, body. The descriptors stay open here. 0, or -1 with errno. */
+int message_send(int socket, const uint8_t *data, size_t size, const int *fds, size_t n_fds);
 
 /* Builds a message. Running out of memory or over WIRE_BODY_MAX sets `bad`, and put_send() reports it. */
 struct writer {

@@ -120,6 +120,14 @@ class Settings(BaseSettings):
         default=64101,
         description="Host user id that the outbound proxy runs as; never the inbound proxy's.",
     )
+    vm_kernel: str = Field(
+        default="",
+        description="Kernel that microVMs boot, a vmlinux or bzImage; empty takes Debian's cloud kernel.",
+    )
+    vm_modules: str = Field(
+        default="",
+        description="Directory of that kernel's modules (`/lib/modules/<version>`); empty when all is built in.",
+    )
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="Least severe level that is logged."
     )

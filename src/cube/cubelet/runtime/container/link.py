@@ -29,6 +29,7 @@ _EVENTS = 64 * 1024
 class DatagramLink(Link):
     """Implements ``Link`` over a ``SOCK_SEQPACKET`` socket, which it owns."""
 
+    max_id = 0xFFFF_FFFF
     _listener: Listener
 
     def __init__(self, control: socket.socket) -> None:

@@ -38,6 +38,15 @@ class RequestFailed(Exception):
 class Receiver(Protocol):
     """Takes what is answered to one request."""
 
+    @property
+    def outlasts_pauses(self) -> bool:
+        """Whether the answer may come after a pause in which there is no connection."""
+        ...
+
+    def resume(self, request_id: int) -> None:
+        """After such a pause: say again what is waited for."""
+        ...
+
     def receive(self, message: Message) -> None:
         """An answer; take its handles or they are closed. Raises ``WireError`` when it makes no sense."""
         ...
@@ -50,6 +59,8 @@ class Receiver(Protocol):
 class _Answers:
     """Answers to one request in the order in which they came; ``None`` once the connection is lost."""
 
+    outlasts_pauses = False
+
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Message | None] = asyncio.Queue()
 
@@ -58,6 +69,9 @@ class _Answers:
 
     def lost(self) -> None:
         self.queue.put_nowait(None)
+
+    def resume(self, request_id: int) -> None:
+        raise NotImplementedError
 
     def discard(self) -> None:
         while not self.queue.empty():
@@ -76,6 +90,8 @@ class ControlConnection:
         self.sandbox_id = sandbox_id
         self.closed = asyncio.Event()
         self._link = link
+        self._state = "dead"
+        self._suspended = False
         self._receivers: dict[int, Receiver] = {}
         self._last_id = 0
         self._loop = asyncio.get_running_loop()
@@ -83,10 +99,9 @@ class ControlConnection:
 
     def add(self, receiver: Receiver) -> int:
         """Register a receiver and return the number for its request. Raises ``SandboxNotRunning``."""
-        if self.closed.is_set():
-            raise self.not_running()
+        self._check_running()
         while True:
-            self._last_id = self._last_id % 0xFFFF_FFFF + 1
+            self._last_id = self._last_id % self._link.max_id + 1
             if self._last_id not in self._receivers:
                 self._receivers[self._last_id] = receiver
                 return self._last_id
@@ -101,8 +116,7 @@ class ControlConnection:
         Raises ``SandboxNotRunning`` when the connection has ended, ``Unavailable`` when too much is waiting or the host
         has no descriptor or memory left for it, ``InvalidInput`` when it is too long.
         """
-        if self.closed.is_set():
-            raise self.not_running()
+        self._check_running()
         if len(body) > wire.BODY_MAX:
             raise InvalidInput(f"the request is longer than {wire.BODY_MAX >> 20} MiB")
         try:
@@ -151,8 +165,26 @@ class ControlConnection:
             message.close()
 
     def not_running(self) -> SandboxNotRunning:
-        """The error for whoever asks a sandbox that has died."""
-        return SandboxNotRunning(self.sandbox_id, "dead")
+        """The error for whoever asks a sandbox that has died, or that is paused."""
+        return SandboxNotRunning(self.sandbox_id, self._state)
+
+    def _check_running(self) -> None:
+        if self.closed.is_set() or self._suspended:
+            raise self.not_running()
+
+    def suspend(self) -> None:
+        """Ask nothing until :meth:`resume`. Requests under way fail; who waits for the end of a process waits on."""
+        self._suspended, self._state = True, "paused"
+        leaving = {number: one for number, one in self._receivers.items() if not one.outlasts_pauses}
+        for number, receiver in leaving.items():
+            del self._receivers[number]
+            receiver.lost()
+
+    def resume(self) -> None:
+        """Go on asking."""
+        self._suspended, self._state = False, "dead"
+        for number, receiver in list(self._receivers.items()):
+            receiver.resume(number)
 
     def close(self) -> None:
         """End the connection; the sandbox goes on running. May be called twice."""

@@ -107,6 +107,9 @@ class Listener(Protocol):
 class Link(Protocol):
     """A link to one sandbox. Used on one event loop."""
 
+    #: Requests are numbered from 1 to this.
+    max_id: int
+
     def listen(self, listener: Listener) -> None:
         """Begin to deliver; called once."""
         ...

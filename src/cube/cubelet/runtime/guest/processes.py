@@ -82,19 +82,29 @@ class ControlProcess(GuestProcess):
         self._ended.set()
 
 
-class _Start:
+class ProcessReceiver:
     """Receives everything about one process, from ``SPAWNED`` to ``EXITED``."""
 
-    def __init__(self, connection: ControlConnection, request: SpawnRequest) -> None:
+    def __init__(
+        self, connection: ControlConnection, request: SpawnRequest, process: ControlProcess | None = None
+    ) -> None:
         self.started: asyncio.Future[ControlProcess] = asyncio.get_running_loop().create_future()
         self._connection = connection
         self._request = request
-        self._process: ControlProcess | None = None
+        self._process = process
+        self._followed = False
         self._abandoned = False
+
+    @property
+    def outlasts_pauses(self) -> bool:
+        return self._process is not None and not self._abandoned
 
     def receive(self, message: Message) -> None:
         if message.kind == Kind.EXITED and self._process is not None:
             self._exited(message, self._process)
+        elif message.kind == Kind.ERROR and self._process is not None and self._followed:
+            self._connection.remove(message.id)
+            self._process.end(None)
         elif self._process is not None:
             raise WireError(f"a second answer of kind {message.kind:#x} to one SPAWN")
         elif message.kind == Kind.ERROR:
@@ -116,6 +126,12 @@ class _Start:
         if self._process is not None:
             self._process.release()
             self._kill(self._process)
+
+    def resume(self, request_id: int) -> None:
+        """Ask for the end of a process that was started in an earlier session; it may turn out to be unknown."""
+        self._followed = True
+        if self._process is not None:
+            self._connection.send(Kind.FOLLOW, request_id, Writer().u32(self._process.pid).finish())
 
     def _spawned(self, message: Message) -> None:
         if message.kind != Kind.SPAWNED:
@@ -159,7 +175,7 @@ class _Start:
 async def spawn(connection: ControlConnection, request: SpawnRequest) -> ControlProcess:
     """Start a process; see ``Guest.spawn`` for what is raised. When cancelled, the process is killed."""
     body = _spawn_body(request)
-    start = _Start(connection, request)
+    start = ProcessReceiver(connection, request)
     request_id = connection.add(start)
     try:
         connection.send(Kind.SPAWN, request_id, body)
@@ -174,6 +190,12 @@ async def spawn(connection: ControlConnection, request: SpawnRequest) -> Control
     except asyncio.CancelledError:
         start.abandon()
         raise
+
+
+def follow(connection: ControlConnection, process: ControlProcess) -> None:
+    """Be told of the end of a process that was started in an earlier session. Raises ``SandboxNotRunning``."""
+    receiver = ProcessReceiver(connection, SpawnRequest((), ""), process)
+    receiver.resume(connection.add(receiver))
 
 
 def _spawn_body(request: SpawnRequest) -> bytes:

@@ -52,6 +52,19 @@ class Kind(IntEnum):
     WATCH = 25
     USER = 26
 
+    # Answered by the relay of a microVM.
+    IDENTITY = 48
+    CLOCK = 49
+    FREEZE = 50
+    LIVE = 51
+    FOLLOW = 52
+    NOTE = 53
+    RESIZE = 54
+    FILE_READ = 55
+    FILE_WRITE = 56
+    FILE_ATTRIBUTE = 57
+    FILE_IDENTITY = 58
+
     READY = 0x110
     PARKED = 0x111
     OK = 0x120
@@ -61,6 +74,10 @@ class Kind(IntEnum):
     ENTRIES = 0x124
     WATCHES = 0x125
     USER_INFO = 0x126
+    CONFIRMED = 0x130
+    SURVIVORS = 0x131
+    FILE_DATA = 0x132
+    FILE_IS = 0x133
     ERROR = 0x1FF
 
 
