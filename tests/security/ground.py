@@ -23,7 +23,6 @@ from cube.cubelet.storage.images import ImageStore
 from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize
 from cube.model.errors import CubeError, NotFound
 from cube.model.ids import new_sandbox_id
-from cube.model.mounts import VolumeMount
 from cube.model.resources import Resources
 from cube.model.sandbox import SandboxSpec
 from cube.settings import Settings
@@ -85,11 +84,9 @@ class Ground:
         return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
 
     @contextmanager
-    def sandbox(
-        self, template: str = "base", resources: Resources = SMALL, volumes: tuple[VolumeMount, ...] = ()
-    ) -> Iterator[Box]:
+    def sandbox(self, template: str = "base", resources: Resources = SMALL) -> Iterator[Box]:
         """A sandbox that is ended at the end of the block."""
-        spec = SandboxSpec(new_sandbox_id(), self.images.get(template), resources, volume_mounts=volumes)
+        spec = SandboxSpec(new_sandbox_id(), self.images.get(template), resources)
         try:
             yield Box(self, self.call(self.runtime.create(spec)), spec)
         finally:

@@ -30,14 +30,9 @@ Headers = list[tuple[bytes, bytes]]
 async def send_file(scope: Scope, receive: Receive, send: Send, opened: OpenedFile) -> None:
     """Answer ``GET`` or ``HEAD`` with an open file. Closes the file."""
     try:
-        await send_content(scope, receive, send, opened)
+        await _Download(scope, receive, send, opened).run()
     finally:
         opened.file.close()
-
-
-async def send_content(scope: Scope, receive: Receive, send: Send, opened: OpenedFile) -> None:
-    """The same, and leaves the file open."""
-    await _Download(scope, receive, send, opened).run()
 
 
 class _Download:

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cube.master.sandboxes.lifecycle import VisibleState
-from cube.master.volumes.service import WantedMount
 from cube.model.mounts import HostMount
-from cube.model.sandbox import OnTimeout, Sandbox
+from cube.model.sandbox import OnTimeout, PauseMode, Sandbox
 
 
 @dataclass(frozen=True, slots=True)
 class CreateSandbox:
-    """A sandbox that somebody wants. ``timeout`` is in seconds from the moment at which it answers."""
+    """A sandbox that somebody wants, from a template or a snapshot. ``timeout`` is in seconds from its first answer."""
 
     template: str
     timeout: int
@@ -28,7 +27,8 @@ class CreateSandbox:
     host_mounts: tuple[HostMount, ...] = ()
     #: Names or addresses of the nodes that it may run on; empty for any.
     nodes: tuple[str, ...] = ()
-    volume_mounts: tuple[WantedMount, ...] = ()
+    #: What a pause by the timeout keeps.
+    auto_pause_mode: PauseMode = PauseMode.FULL
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,7 @@ T = TypeVar("T")
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call ``function`` in a thread. A caller that is cancelled learns of it when the call has returned, so that it can
     undo what was done; the thread of ``asyncio.to_thread`` would still be at it."""
-    return await settled(asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs)))
-
-
-async def settled(work: asyncio.Future[T]) -> T:
-    """The outcome of work in a thread; a caller that is cancelled learns of it when the work has ended."""
+    work = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -1,1 +1,0 @@
-"""Volumes: which there are, who may see their content, and what mounts them."""
