@@ -75,8 +75,8 @@ class Settings(BaseSettings):
     )
     id_base: int = Field(
         default=0x2000_0000,
-        ge=0x1_0000,
-        description="First host user id of the ranges given to sandboxes, 65,536 each.",
+        ge=0x2_0000,
+        description="First host user id of the ranges given to sandboxes, 65,536 each; one more lies below it.",
     )
     host_mount_prefixes: str = Field(
         default="",
@@ -93,10 +93,15 @@ class Settings(BaseSettings):
     max_sandboxes: int = Field(
         default=2000, ge=1, le=16000, description="Sandboxes alive at once on this node; more get 429."
     )
-    max_snapshots: int = Field(default=10000, ge=1, description="Snapshots kept on this node; more get 429.")
     volume_gb: int = Field(
-        default=0, ge=0, description="Size of the sparse volume for writable layers; 0 means 80 % of the free space."
+        default=0,
+        ge=0,
+        description="Size of the sparse file for writable layers and volumes; 0 means 80 % of the free space.",
     )
+    volume_quota_mb: int = Field(
+        default=10240, ge=1, description="Most that one volume of a client can hold, in MiB; for new volumes."
+    )
+    max_volumes: int = Field(default=1000, ge=0, description="Volumes of clients on this node; more get 429.")
     default_timeout: int = Field(
         default=300, ge=1, description="Seconds a sandbox lives when the client names no timeout."
     )
@@ -159,9 +164,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _separate_ids(self) -> Settings:
-        if self.host_mount_prefixes and self.shared_id_base == 0:
-            raise ValueError("id_base must be 131072 or more where sandboxes may mount directories of the host")
-        if self.host_mount_uid >= self.shared_id_base > 0:
+        if self.host_mount_uid >= self.shared_id_base:
             raise ValueError("host_mount_uid must not lie in the ids of sandboxes, or in the 65,536 below id_base")
         return self
 
@@ -180,7 +183,8 @@ class Settings(BaseSettings):
 
     @property
     def shared_id_base(self) -> int:
-        """First of the host ids, as many as a sandbox has, that stand for sandboxes' ids in directories of the host."""
+        """First of the host ids, as many as a sandbox has, that stand for sandboxes' ids in what several of them share:
+        volumes, and directories of the host."""
         return self.id_base - ID_RANGE
 
     @property

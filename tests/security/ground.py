@@ -23,6 +23,7 @@ from cube.cubelet.storage.images import ImageStore
 from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize
 from cube.model.errors import CubeError, NotFound
 from cube.model.ids import new_sandbox_id
+from cube.model.mounts import VolumeMount
 from cube.model.resources import Resources
 from cube.model.sandbox import SandboxSpec
 from cube.settings import Settings
@@ -84,9 +85,11 @@ class Ground:
         return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
 
     @contextmanager
-    def sandbox(self, template: str = "base", resources: Resources = SMALL) -> Iterator[Box]:
+    def sandbox(
+        self, template: str = "base", resources: Resources = SMALL, volumes: tuple[VolumeMount, ...] = ()
+    ) -> Iterator[Box]:
         """A sandbox that is ended at the end of the block."""
-        spec = SandboxSpec(new_sandbox_id(), self.images.get(template), resources)
+        spec = SandboxSpec(new_sandbox_id(), self.images.get(template), resources, volume_mounts=volumes)
         try:
             yield Box(self, self.call(self.runtime.create(spec)), spec)
         finally:

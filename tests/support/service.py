@@ -75,6 +75,7 @@ class Service:
             "CUBE_SEAT_POOL": "4",
             "E2B_API_URL": self.url,
             "E2B_SANDBOX_URL": self.url,
+            "E2B_VOLUME_API_URL": self.url,
             "E2B_API_KEY": "e2b_" + "0" * 40,
             **self.more,
         }

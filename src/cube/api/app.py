@@ -15,9 +15,12 @@ from cube.api.logs import LogRoutes
 from cube.api.metrics import MetricsRoutes
 from cube.api.middleware import BodyLimit, RequestIds
 from cube.api.sandboxes import SandboxRoutes
-from cube.api.snapshots import SnapshotRoutes
+from cube.api.secrets import SecretRoutes
 from cube.api.templates import TemplateRoutes
 from cube.api.views import Views
+from cube.api.volume_content import VolumeContentRoutes
+from cube.api.volume_door import VolumeDoor
+from cube.api.volumes import VolumeRoutes
 from cube.master.sandboxes.service import SandboxService
 from cube.settings import Settings
 
@@ -43,8 +46,18 @@ def create_api(service: SandboxService, settings: Settings, authority: Authority
         app.include_router(router)
         app.include_router(router, prefix=CUBE_PREFIX, include_in_schema=False)
     errors.install(app)
-    openapi.install(app, settings.max_timeout)
-    _add_middleware(app, authority, settings.rate_limit)
+    content = _volume_content(service)
+    openapi.install(app, settings.max_timeout, content.routes)
+    _add_middleware(app, authority, settings.rate_limit, content)
+    return app
+
+
+def _volume_content(service: SandboxService) -> FastAPI:
+    """The content of volumes: an application of its own, for it asks for other credentials, takes bodies of any size
+    and has another form of errors."""
+    app = FastAPI(redirect_slashes=False, openapi_url=None)
+    app.include_router(VolumeContentRoutes(service.volumes).router())
+    errors.install(app, errors.volume_error_response)
     return app
 
 
@@ -55,13 +68,14 @@ def _routers(service: SandboxService, settings: Settings) -> list[APIRouter]:
         LogRoutes(service).router(),
         SandboxRoutes(service, views, settings.default_timeout).router(),
         LifecycleRoutes(service, views, settings.default_timeout).router(),
-        SnapshotRoutes(service, views).router(),
         TemplateRoutes(service.templates).router(),
+        VolumeRoutes(service.volumes).router(),
+        SecretRoutes(service.secrets).router(),
         HealthRoutes(service).router(),
     ]
 
 
-def _add_middleware(app: FastAPI, authority: Authority | None, rate_limit: int) -> None:
+def _add_middleware(app: FastAPI, authority: Authority | None, rate_limit: int, content: FastAPI) -> None:
     """The last one added is the first one that a request meets."""
     open_paths = frozenset({health.PATH, CUBE_PREFIX + health.PATH})
     app.add_middleware(BodyLimit, limit=BODY_LIMIT)
@@ -69,4 +83,5 @@ def _add_middleware(app: FastAPI, authority: Authority | None, rate_limit: int) 
         app.add_middleware(RateLimit, buckets=TokenBuckets(rate_limit), open_paths=open_paths)
     if authority is not None:
         app.add_middleware(Authentication, authority=authority, open_paths=open_paths)
+    app.add_middleware(VolumeDoor, content=content)
     app.add_middleware(RequestIds)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cube.api.host_mounts import KEY, host_mounts
-from cube.api.schemas.requests import Network, NewSandbox
+from cube.api.schemas.requests import Network, NewSandbox, VolumeMount
 from cube.master.sandboxes.requests import CreateSandbox
+from cube.master.volumes.service import WantedMount
 from cube.model.errors import InvalidInput, Unsupported
-from cube.model.sandbox import OnTimeout, PauseMode
+from cube.model.mounts import check_targets, clean_path
+from cube.model.sandbox import OnTimeout
 
 
 def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
     """What the service is asked. Raises ``Unsupported``: a wish that has a meaning is never silently dropped."""
     _require_supported(body)
     metadata = body.metadata or {}
+    directories = host_mounts(metadata)
+    volumes = _volume_mounts(body.volume_mounts or [])
+    targets = [mount.mount_path for mount in directories] + [mount.mount_path for mount in volumes]
+    check_targets(targets, field="volumeMounts")
     return CreateSandbox(
         template=body.template_id,
         timeout=default_timeout if body.timeout is None else body.timeout,
@@ -21,28 +29,28 @@ def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
         metadata={key: value for key, value in metadata.items() if key != KEY},
         env_vars={**(body.envs or {}), **(body.env_vars or {})},
         public_traffic=body.network is None or body.network.allow_public_traffic is not False,
-        host_mounts=host_mounts(metadata),
         nodes=tuple(body.distribution_scope or ()),
-        auto_pause_mode=_auto_pause_mode(body),
+        host_mounts=directories,
+        volume_mounts=volumes,
         mask_request_host=None if body.network is None else body.network.mask_request_host,
     )
+
+
+def _volume_mounts(entries: Sequence[VolumeMount]) -> tuple[WantedMount, ...]:
+    return tuple(_volume_mount(entry, f"volumeMounts[{number}].path") for number, entry in enumerate(entries))
+
+
+def _volume_mount(entry: VolumeMount, field: str) -> WantedMount:
+    try:
+        return WantedMount(entry.name, clean_path(entry.path))
+    except ValueError as error:
+        raise InvalidInput(f"{field}: {error}", field=field) from None
 
 
 def _on_timeout(body: NewSandbox) -> OnTimeout:
     if body.auto_pause or (body.lifecycle is not None and body.lifecycle.on_timeout == "pause"):
         return OnTimeout.PAUSE
     return OnTimeout.KILL
-
-
-def _auto_pause_mode(body: NewSandbox) -> PauseMode:
-    if body.auto_pause_memory:
-        return PauseMode.FULL
-    if _auto_resume(body):
-        raise InvalidInput(
-            "autoResume cannot be combined with autoPauseMemory: false: traffic never starts a sandbox from its files",
-            field="autoResume",
-        )
-    return PauseMode.FILESYSTEM
 
 
 def _auto_resume(body: NewSandbox) -> bool:
@@ -53,7 +61,7 @@ def _auto_resume(body: NewSandbox) -> bool:
 
 def _require_supported(body: NewSandbox) -> None:
     wishes = {
-        "volumeMounts": bool(body.volume_mounts),
+        "autoPauseMemory: false": not body.auto_pause_memory,
         "iam": bool(body.iam),
         **(_network_wishes(body.network) if body.network else {}),
     }

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 #: nginx's number for "the client closed the connection"; nobody reads it but the log.
-_CLIENT_CLOSED_REQUEST = 499
+CLIENT_CLOSED_REQUEST = 499
 
 
 @asynccontextmanager
@@ -32,7 +32,7 @@ async def cancelled_when_client_leaves(request: Request) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if left and task.uncancel() == 0:
-            raise HTTPException(_CLIENT_CLOSED_REQUEST, "the client closed the connection") from None
+            raise HTTPException(CLIENT_CLOSED_REQUEST, "the client closed the connection") from None
         raise
     finally:
         watcher.cancel()

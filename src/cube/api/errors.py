@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from cube.api.schemas.base import respond
-from cube.api.schemas.common import Error
+from cube.api.schemas.common import Error, VolumeError
 from cube.model.errors import CubeError, HostError, InvalidInput, LimitExceeded, StorageFull, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -32,23 +32,39 @@ def error_response(code: int, message: str, headers: Mapping[str, str] | None = 
     return respond(Error(code=code, message=message), code, dict(headers or {}))
 
 
-def error_body(error: CubeError) -> Error:
-    """A failure as a part of an answer that is none."""
-    return Error(code=error.code, message=_message(error))
+def volume_error_response(code: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The same about the content of a volume, where the code is a text."""
+    return respond(VolumeError(code=str(code), message=message), code, dict(headers or {}))
 
 
-def install(app: FastAPI) -> None:
-    """Have the failures of ``app`` answered here."""
-    app.add_exception_handler(CubeError, _cube_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
+Answer = Callable[[int, str, Mapping[str, str] | None], Response]
 
 
-def _cube_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, CubeError)  # noqa: S101  registered for this type only
-    if isinstance(error, HostError | StorageFull):
-        log.error("api.failed", code=error.code, exc_info=error)
-    return error_response(error.code, _message(error), _retry_headers(error))
+def install(app: FastAPI, answer: Answer = error_response) -> None:
+    """Have the failures of ``app`` answered here, in the form that ``answer`` gives them."""
+    handlers = _Handlers(answer)
+    app.add_exception_handler(CubeError, handlers.cube_error)
+    app.add_exception_handler(RequestValidationError, handlers.validation_error)
+    app.add_exception_handler(HTTPException, handlers.http_error)
+
+
+class _Handlers:
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def cube_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, CubeError)  # noqa: S101  registered for this type only
+        if isinstance(error, HostError | StorageFull):
+            log.error("api.failed", code=error.code, exc_info=error)
+        return self._answer(error.code, _message(error), _retry_headers(error))
+
+    def validation_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this type only
+        return self._answer(400, "; ".join(_problems(error.errors())), None)
+
+    def http_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  registered for this type only
+        return self._answer(error.status_code, _MESSAGES.get(error.status_code, error.detail), error.headers)
 
 
 def _message(error: CubeError) -> str:
@@ -66,11 +82,6 @@ def _retry_headers(error: CubeError) -> dict[str, str]:
     return {"Should-Retry": "true", "Retry-After": str(error.retry_after)}
 
 
-def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this type only
-    return error_response(400, "; ".join(_problems(error.errors())))
-
-
 def _problems(errors: Sequence[Any]) -> list[str]:
     return [_problem(error) for error in errors[:_MOST_PROBLEMS]]
 
@@ -82,8 +93,3 @@ def _problem(error: Mapping[str, Any]) -> str:
     if not fields:
         return f"{place}: {error['msg']} (is `Content-Type: application/json` set?)"
     return f"{'.'.join(str(field) for field in fields)[:_LONGEST_FIELD]}: {error['msg']}"
-
-
-def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  registered for this type only
-    return error_response(error.status_code, _MESSAGES.get(error.status_code, error.detail), error.headers)

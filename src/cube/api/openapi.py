@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.routing import BaseRoute
 
-from cube.api.schemas.common import Error
+from cube.api.schemas.base import ResponseBody
+from cube.api.schemas.common import Error, VolumeError
 
 _DESCRIPTIONS = {
     400: "The request is malformed; the message names the field.",
-    401: "No API key, or a wrong one.",
+    401: "No API key or token, or a wrong one.",
+    403: "The file system refuses it.",
     404: "There is no such thing.",
     409: "Another operation is under way, or the state does not allow this one.",
     413: "The body is too large.",
@@ -26,26 +30,32 @@ _DESCRIPTIONS = {
 _ALWAYS = (400, 401, 500)
 
 
-def failures(*codes: int) -> dict[int | str, dict[str, Any]]:
+def failures(*codes: int, model: type[ResponseBody] = Error) -> dict[int | str, dict[str, Any]]:
     """FastAPI's ``responses`` for the failures of a route, besides those that every route has."""
-    return {code: {"model": Error, "description": _DESCRIPTIONS[code]} for code in sorted({*_ALWAYS, *codes})}
+    return {code: {"model": model, "description": _DESCRIPTIONS[code]} for code in sorted({*_ALWAYS, *codes})}
 
 
-def install(app: FastAPI, max_timeout: int) -> None:
-    """Have ``app`` serve the corrected description, in which timeouts go up to ``max_timeout``."""
+def volume_failures(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """The same for a route to the content of a volume."""
+    return failures(403, 404, *codes, model=VolumeError)
+
+
+def install(app: FastAPI, max_timeout: int, more: Sequence[BaseRoute] = ()) -> None:
+    """Have ``app`` serve the corrected description, in which timeouts go up to ``max_timeout``.
+
+    ``more`` are routes beside the application's own that are to be described too.
+    """
 
     def description() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app, max_timeout)
+            app.openapi_schema = _describe(app, max_timeout, more)
         return app.openapi_schema
 
     app.openapi = description  # type: ignore[method-assign]  # the way that FastAPI documents
 
 
-def _describe(app: FastAPI, max_timeout: int) -> dict[str, Any]:
-    schema = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
-    )
+def _describe(app: FastAPI, max_timeout: int, more: Sequence[BaseRoute]) -> dict[str, Any]:
+    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=[*app.routes, *more])
     for operations in schema["paths"].values():
         for operation in operations.values():
             _drop_validation(operation["responses"])

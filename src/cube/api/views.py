@@ -6,15 +6,20 @@ import uuid
 from dataclasses import dataclass
 
 from cube.api.schemas.metrics import SandboxMetric
-from cube.api.schemas.sandboxes import ConnectedSandbox, ListedSandbox, SandboxDetail, SandboxLifecycle, SandboxNetwork
-from cube.api.schemas.snapshots import SnapshotInfo
+from cube.api.schemas.sandboxes import (
+    ConnectedSandbox,
+    ListedSandbox,
+    MountedVolume,
+    SandboxDetail,
+    SandboxLifecycle,
+    SandboxNetwork,
+)
 from cube.api.schemas.templates import TemplateBuild, TemplateDetail, TemplateSummary
 from cube.envd.version import ENVD_VERSION
 from cube.master.sandboxes.lifecycle import VisibleState, visible_state
 from cube.master.sandboxes.usage import UsageSample
 from cube.model.errors import SandboxNotFound
 from cube.model.sandbox import Ingress, Sandbox
-from cube.model.snapshot import Snapshot
 from cube.model.template import Template
 
 _MIB = 1024 * 1024
@@ -65,6 +70,8 @@ class Views:
             disk_size_mb=sandbox.resources.disk_mb,
             metadata=sandbox.metadata,
             state=_state(sandbox),
+            volume_mounts=[MountedVolume(name=mount.name, path=mount.mount_path) for mount in sandbox.volume_mounts]
+            or None,
         )
 
     def detail(self, sandbox: Sandbox) -> SandboxDetail:
@@ -74,7 +81,6 @@ class Views:
             envd_access_token=sandbox.envd_access_token,
             domain=self.domain,
             network=_network(sandbox.ingress),
-            pause_mode=sandbox.pause_mode if _state(sandbox) is VisibleState.PAUSED else None,
             lifecycle=SandboxLifecycle(auto_resume=sandbox.auto_resume, on_timeout=sandbox.on_timeout.value),
         )
 
@@ -98,24 +104,6 @@ def metric(sample: UsageSample) -> SandboxMetric:
         mem_cache=sample.usage.memory_cache_bytes,
         disk_used=sample.usage.disk_bytes,
         disk_total=sample.limits.disk_mb * _MIB,
-    )
-
-
-def snapshot_info(snapshot: Snapshot) -> SnapshotInfo:
-    """A snapshot."""
-    return SnapshotInfo(
-        snapshot_id=snapshot.snapshot_id,
-        names=snapshot.names,
-        memory=snapshot.memory,
-        origin_sandbox_id=snapshot.origin_sandbox_id,
-        template_id=snapshot.template.template_id,
-        created_at=snapshot.created_at,
-        updated_at=snapshot.created_at,
-        cpu_count=snapshot.resources.cpu_count,
-        memory_mb=snapshot.resources.memory_mb,
-        disk_size_mb=snapshot.resources.disk_mb,
-        runtime=snapshot.runtime,
-        metadata=snapshot.metadata,
     )
 
 

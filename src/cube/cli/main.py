@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from cube import __version__
-from cube.cli import bench, demo, doctor, template, up
+from cube.cli import bench, demo, doctor, template, up, volume
 from cube.cli.output import out
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(doctor.doctor)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.add_typer(template.app, name="template")
+app.add_typer(volume.app, name="volume")
 
 
 @app.command()

@@ -25,6 +25,7 @@ from cube.cli import logs
 from cube.cubelet.node import Cubelet
 from cube.cubelet.runtime.container.runtime import ContainerRuntime
 from cube.cubelet.storage.images import ImageStore
+from cube.cubelet.volumes.store import VolumeStore
 from cube.envd.app import create_envd_app
 from cube.envd.interpreter import create_interpreter_app, prewarm
 from cube.envd.sandboxes import EnvdSandbox
@@ -71,7 +72,10 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         runtime = ContainerRuntime(settings, images)
         stack.push_async_callback(runtime.close)
         await runtime.start()
-        cubelet = await stack.enter_async_context(Cubelet(runtime, _Templates(settings, images), prepare=prewarm))
+        volumes = VolumeStore(settings)
+        await asyncio.to_thread(volumes.open)
+        node = Cubelet(runtime, _Templates(settings, images), volumes=volumes, prepare=prewarm)
+        cubelet = await stack.enter_async_context(node)
         service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         await _open_doors(stack, settings, service, cubelet)
         yield

@@ -25,6 +25,7 @@ def variables(settings: Settings) -> dict[str, str]:
     return {
         "E2B_API_URL": settings.public_url,
         "E2B_SANDBOX_URL": settings.public_url,
+        "E2B_VOLUME_API_URL": settings.public_url,
         "E2B_API_KEY": settings.api_key or _ANY_KEY,
     }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cube.cubelet.runtime.base import Capabilities
+from cube.cubelet.volumes.content import VolumeContent
 from cube.model.resources import ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import Template
@@ -22,6 +23,32 @@ class Recovered:
     #: Condition by sandbox id.
     sandboxes: dict[str, Condition]
     snapshots: set[str]
+
+
+class NodeVolumes(Protocol):
+    """The volumes of clients on one node. Which of them should exist is the master's business."""
+
+    async def create(self, volume_id: str, quota_mb: int) -> None:
+        """Make an empty volume that holds so many MiB. Raises ``Conflict`` when it exists, ``StorageFull``,
+        ``HostError``."""
+        ...
+
+    async def remove(self, volume_id: str) -> None:
+        """Break off what is read and written from outside of sandboxes, and remove a volume with everything in it;
+        succeeds when there is none. Raises ``HostError``."""
+        ...
+
+    async def names(self) -> set[str]:
+        """Ids of the volumes that are there."""
+        ...
+
+    async def usage(self, volume_id: str) -> int:
+        """Bytes that a volume occupies. Raises ``VolumeNotFound``."""
+        ...
+
+    def content(self, volume_id: str) -> VolumeContent:
+        """The files of a volume. Raises ``VolumeNotFound``."""
+        ...
 
 
 class NodeAgent(Protocol):
@@ -38,6 +65,11 @@ class NodeAgent(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What that runtime can do on that machine."""
+        ...
+
+    @property
+    def volumes(self) -> NodeVolumes:
+        """The volumes of that node."""
         ...
 
     async def create(self, spec: SandboxSpec) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 import structlog
 
-from cube.cubelet.agent import Recovered
+from cube.cubelet.agent import NodeVolumes, Recovered
 from cube.cubelet.runtime.base import Found, Instance, LocalGuest, Runtime
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning, SandboxStopped, Unsupported
@@ -61,6 +61,7 @@ class Cubelet:
         runtime: Runtime,
         templates: Callable[[], Sequence[Template]],
         *,
+        volumes: NodeVolumes,
         prepare: Callable[[EnvdSandbox], Awaitable[None]] | None = None,
     ) -> None:
         """``prepare`` is run beside each new sandbox (pre-warming); its failure is logged and harms nothing."""
@@ -69,6 +70,8 @@ class Cubelet:
         self.runtime = runtime.name
         #: What that runtime can do.
         self.capabilities = runtime.capabilities
+        #: The volumes that sandboxes can mount.
+        self.volumes = volumes
         self._templates = templates
         self._prepare = prepare
         self._preparing = asyncio.Semaphore(_PREPARED_AT_ONCE)
@@ -131,7 +134,6 @@ class Cubelet:
             if instance is resident.instance:
                 resident.state = Condition.RUNNING
                 return
-            resident.instance = None
         await self._ended(resident)
         self._start(resident, instance)
 

@@ -10,7 +10,9 @@ that turns them into Connect errors. The message is a sentence for the user: wha
     ├── NotFound                404
     │   ├── SandboxNotFound
     │   ├── TemplateNotFound
-    │   └── SnapshotNotFound
+    │   ├── SnapshotNotFound
+    │   ├── VolumeNotFound
+    │   └── SecretNotFound
     ├── Conflict                409  another operation is under way, or the state does not allow this one
     │   └── SnapshotUnfit            captured memory fits into another machine than this one
     ├── KeyReused               422  an idempotency key came with another request than the first time
@@ -87,6 +89,22 @@ class SnapshotNotFound(NotFound):
     def __init__(self, snapshot_id: str) -> None:
         super().__init__(f"snapshot {snapshot_id!r} was not found")
         self.snapshot_id = snapshot_id
+
+
+class VolumeNotFound(NotFound):
+    """No volume has this id or name."""
+
+    def __init__(self, volume: str) -> None:
+        super().__init__(f"volume {volume!r} was not found; `cube volume list` shows what exists")
+        self.volume = volume
+
+
+class SecretNotFound(NotFound):
+    """No secret has this id or name."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__(f"secret {secret!r} was not found")
+        self.secret = secret
 
 
 class Conflict(CubeError):

@@ -34,6 +34,16 @@ def new_snapshot_id() -> str:
     return "snap-" + secrets.token_hex(12)
 
 
+def new_volume_id() -> str:
+    """A fresh volume id, ``vol-`` and 24 hexadecimal digits."""
+    return "vol-" + secrets.token_hex(12)
+
+
+def new_secret_id() -> str:
+    """A fresh id of a client's secret, ``sec_`` and 24 hexadecimal digits."""
+    return "sec_" + secrets.token_hex(12)
+
+
 def new_token() -> str:
     """A bearer token of 256 bits for one sandbox's envd or public traffic."""
     return secrets.token_urlsafe(32)

@@ -25,6 +25,15 @@ class HostMount:
     read_only: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class VolumeMount:
+    """A volume, shown at ``mount_path``, which is absolute and clean. Its name is the one that it was asked for by."""
+
+    volume_id: str
+    name: str
+    mount_path: str
+
+
 def clean_path(path: str) -> str:
     """An absolute path without ``.``, ``..`` and doubled slashes. Raises ``ValueError`` with the reason."""
     if not path.startswith("/"):

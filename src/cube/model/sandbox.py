@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from cube.model.mounts import HostMount
+from cube.model.mounts import HostMount, VolumeMount
 from cube.model.resources import Resources
 from cube.model.template import Template
 
@@ -88,6 +88,7 @@ class SandboxSpec:
     #: What it begins with, instead of the bare template: the files of this snapshot, and its memory and processes where
     #: it has them. Without a meaning once it has started.
     snapshot_id: str | None = None
+    volume_mounts: tuple[VolumeMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +119,4 @@ class Sandbox:
     auto_pause_mode: PauseMode = PauseMode.FULL
     #: What the last pause has kept; ``None`` while it runs.
     pause_mode: PauseMode | None = None
+    volume_mounts: tuple[VolumeMount, ...] = ()

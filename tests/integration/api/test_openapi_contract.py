@@ -37,11 +37,22 @@ OPERATIONS = [
     "GET /v2/templates",
     "GET /templates/{template_id}",
     "GET /templates/aliases/{alias}",
-    "GET /snapshots",
-    "POST /sandboxes/{sandbox_id}/snapshots",
-    "POST /sandboxes/{sandbox_id}/rollback",
-    "POST /sandboxes/{sandbox_id}/fork",
-    "DELETE /templates/{template_id}",
+    "GET /volumes",
+    "POST /volumes",
+    "GET /volumes/{volume_id}",
+    "DELETE /volumes/{volume_id}",
+    "GET /volumecontent/{volume_id}/path",
+    "PATCH /volumecontent/{volume_id}/path",
+    "DELETE /volumecontent/{volume_id}/path",
+    "GET /volumecontent/{volume_id}/dir",
+    "POST /volumecontent/{volume_id}/dir",
+    "GET /volumecontent/{volume_id}/file",
+    "PUT /volumecontent/{volume_id}/file",
+    "GET /secrets",
+    "POST /secrets",
+    "GET /secrets/{secret_id}",
+    "POST /secrets/{secret_id}",
+    "DELETE /secrets/{secret_id}",
 ]
 
 
@@ -82,11 +93,12 @@ def test_answers_are_as_described(server: ApiServer, description: Any, operation
 
 def validate(case: Any) -> None:
     """501 is an honest answer; no other failure of the server is. Tokens of pages cannot be described by a pattern, nor
-    can it be that a key (422) was used before."""
+    can it be that a key (422) was used before, or which volumes there are."""
     response = case.call()
     assert response.status_code in (501,) or response.status_code < 500, response.text
     excluded = [not_a_server_error]
-    if (case.query or {}).get("nextToken") or response.status_code in (422, 501):
+    volumes = isinstance(case.body, dict) and case.body.get("volumeMounts")
+    if (case.query or {}).get("nextToken") or volumes or response.status_code in (422, 501):
         excluded.append(positive_data_acceptance)
     case.validate_response(response, excluded_checks=excluded)
 

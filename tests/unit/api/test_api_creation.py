@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from cube.api.creation import create_request
 from cube.api.schemas.requests import NewSandbox
 from cube.master.sandboxes.requests import CreateSandbox
-from cube.model.errors import Unsupported
+from cube.master.volumes.service import WantedMount
+from cube.model.errors import InvalidInput, Unsupported
 from cube.model.mounts import HostMount
 from cube.model.sandbox import OnTimeout
 
@@ -37,6 +38,27 @@ def test_directories_of_the_host_are_no_metadata() -> None:
     asked = request(metadata={"a": "b", "host-mount": '[{"hostPath": "/data/x", "mountPath": "/mnt"}]'})
     assert asked.metadata == {"a": "b"}
     assert asked.host_mounts == (HostMount("/data/x", "/mnt"),)
+
+
+def test_volumes() -> None:
+    asked = request(volumeMounts=[{"name": "data", "path": "/mnt/./data/"}, {"name": "vol-1", "path": "//x"}])
+    assert asked.volume_mounts == (WantedMount("data", "/mnt/data"), WantedMount("vol-1", "/x"))
+
+
+@pytest.mark.parametrize(
+    ("mounts", "words"),
+    [
+        (["/a", "/" + "ä" * 2050], r"volumeMounts\[1\].path: is not a path"),
+        (["/"], "nothing can be mounted at /"),
+        (["/proc/1"], "nothing can be mounted at /proc/1"),
+        (["/a", "/a/../a/b"], "mounts must not lie in each other"),
+        (["/mnt/host/x"], "mounts must not lie in each other"),
+    ],
+)
+def test_volumes_have_places_of_their_own(mounts: list[str], words: str) -> None:
+    metadata = {"host-mount": '[{"hostPath": "/data/x", "mountPath": "/mnt/host"}]'}
+    with pytest.raises(InvalidInput, match=words):
+        request(metadata=metadata, volumeMounts=[{"name": "v", "path": path} for path in mounts])
 
 
 def test_who_may_reach_it() -> None:
@@ -79,7 +101,7 @@ def test_what_asks_for_nothing_more_is_accepted(fields: dict[str, object]) -> No
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"volumeMounts": [{"name": "v", "path": "/v"}]}, "volumeMounts"),
+        ({"autoPauseMemory": False}, "autoPauseMemory"),
         ({"iam": {"tokens": {}}}, "iam"),
         ({"network": {"allowOut": ["1.1.1.1"]}}, "allowOut"),
         ({"network": {"rules": {"x": []}}}, "rules"),

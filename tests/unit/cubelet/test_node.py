@@ -25,6 +25,7 @@ from cube.model.errors import (
 from cube.model.resources import Resources, ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import ImageConfig, Template
+from support.fake_volumes import FakeVolumes
 
 TEMPLATE = Template(
     template_id="tpl-1",
@@ -126,7 +127,7 @@ def runtime() -> ToldRuntime:
 
 @pytest.fixture
 async def cubelet(runtime: ToldRuntime) -> AsyncIterator[Cubelet]:
-    async with Cubelet(runtime, lambda: [TEMPLATE]) as cubelet:
+    async with Cubelet(runtime, lambda: [TEMPLATE], volumes=FakeVolumes()) as cubelet:
         yield cubelet
 
 
@@ -252,14 +253,14 @@ async def test_preparation_runs_beside_and_may_fail(runtime: ToldRuntime) -> Non
         prepared.put_nowait(view.sandbox_id)
         raise Unavailable("no kernel today")
 
-    async with Cubelet(runtime, lambda: [TEMPLATE], prepare=prepare) as cubelet:
+    async with Cubelet(runtime, lambda: [TEMPLATE], volumes=FakeVolumes(), prepare=prepare) as cubelet:
         await cubelet.create(spec())
         assert await prepared.get() == "i1"
         assert (await cubelet.get("i1")).sandbox_id == "i1"
 
 
 async def test_leaving_lets_go_without_ending_sandboxes(runtime: ToldRuntime) -> None:
-    async with Cubelet(runtime, lambda: [TEMPLATE]) as cubelet:
+    async with Cubelet(runtime, lambda: [TEMPLATE], volumes=FakeVolumes()) as cubelet:
         await cubelet.create(spec())
     assert runtime.destroyed == []
 
@@ -304,19 +305,6 @@ async def test_a_paused_sandbox_keeps_what_envd_has_of_it(cubelet: Cubelet) -> N
     await cubelet.resume("i1")
     assert not drawer.closed
     assert (await cubelet.get("i1")).state == {"drawer": drawer}
-
-
-async def test_a_paused_sandbox_that_starts_anew_has_not_died(cubelet: Cubelet, runtime: ToldRuntime) -> None:
-    died: list[str] = []
-    cubelet.on_death(died.append)
-    await cubelet.create(spec())
-    drawer = await keep_something(cubelet)
-    await cubelet.pause("i1")
-    runtime.alive["i1"].death.set()  # its old processes end over it
-    await cubelet.resume("i1", memory=False)
-    await asyncio.sleep(0)
-    assert (drawer.closed, died) == (True, [])
-    assert (await cubelet.get("i1")).state == {}
 
 
 async def test_a_failed_pause_leaves_it_running_and_watched(cubelet: Cubelet, runtime: ToldRuntime) -> None:

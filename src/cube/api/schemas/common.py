@@ -16,6 +16,13 @@ class Error(ResponseBody):
     message: Annotated[str, Field(examples=["sandbox 'i0' was not found"])]
 
 
+class VolumeError(ResponseBody):
+    """Why a request about the content of a volume was not carried out; E2B writes the code of these as text."""
+
+    code: Annotated[str, Field(description="The HTTP status.", examples=["404"])]
+    message: Annotated[str, Field(examples=["path /x was not found"])]
+
+
 class Health(ResponseBody):
     """The service is up."""
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from cube.api.schemas.base import RequestBody
 from cube.api.schemas.limits import WHOLE, Environment, Metadata, Seconds
 from cube.model.ids import TEMPLATE_REF
+from cube.model.mounts import MOST
 from cube.proxy.routes import HOST_MASK
 
 
@@ -47,6 +48,21 @@ class Network(RequestBody):
     https_ports: list[Annotated[int, WHOLE]] | None = None
 
 
+class VolumeMount(RequestBody):
+    """A volume that a sandbox has."""
+
+    name: Annotated[str, Field(max_length=128, description="Name or id of the volume.", examples=["data"])]
+    path: Annotated[
+        str,
+        Field(
+            max_length=4095,
+            pattern=r"^/[^\x00]*$",
+            description="Absolute path in the sandbox; made when it is missing.",
+            examples=["/mnt/data"],
+        ),
+    ]
+
+
 class NewSandbox(RequestBody):
     """A sandbox to create."""
 
@@ -70,7 +86,7 @@ class NewSandbox(RequestBody):
         str,
         Field(
             max_length=400,
-            description="Id or name of a template or a snapshot: `base`, `team/base:v2`, `snap-…`.",
+            description="Id or name of a template: `base`, `team/base:v2`.",
             json_schema_extra={"pattern": f"^{TEMPLATE_REF.pattern}$"},
         ),
     ]
@@ -91,7 +107,9 @@ class NewSandbox(RequestBody):
     ] = None
     mcp: Annotated[dict[str, Any] | None, Field(description="Accepted: the client starts the gateway itself.")] = None
     iam: dict[str, Any] | None = None
-    volume_mounts: list[dict[str, Any]] | None = None
+    volume_mounts: Annotated[
+        list[VolumeMount] | None, Field(max_length=MOST, description="Volumes that exist, none inside another.")
+    ] = None
 
 
 class SetTimeout(RequestBody):
@@ -122,39 +140,7 @@ class Resume(RequestBody):
 
 
 class Pause(RequestBody):
-    """A sandbox to pause."""
+    """A sandbox to freeze."""
 
     memory: Annotated[bool, Field(description="`false` keeps only the files.")] = True
     require_healthy_guest: Annotated[bool, Field(description="Accepted: a pause needs no help from inside.")] = False
-
-
-class TakeSnapshot(RequestBody):
-    """A snapshot to take."""
-
-    name: Annotated[
-        str | None,
-        Field(
-            max_length=400,
-            description="`name` or `name:tag`. A snapshot that has it already is replaced.",
-            json_schema_extra={"pattern": f"^{TEMPLATE_REF.pattern}$"},
-        ),
-    ] = None
-    memory: Annotated[
-        bool | None,
-        Field(description="`false` captures the files alone. The answer says whether memory was captured."),
-    ] = None
-
-
-class Rollback(RequestBody):
-    """What a sandbox shall be again."""
-
-    snapshot_id: Annotated[
-        str, Field(min_length=1, max_length=400, description="Id or name of a snapshot over the same template.")
-    ]
-
-
-class Fork(RequestBody):
-    """Forks to make."""
-
-    timeout: Annotated[Seconds | None, Field(description="Seconds until the time of the forks is up.")] = None
-    count: Annotated[int, Field(ge=1, le=100, description="How many."), WHOLE] = 1

@@ -9,7 +9,6 @@ from pydantic import ConfigDict
 
 from cube.api.schemas.base import ResponseBody
 from cube.master.sandboxes.lifecycle import VisibleState
-from cube.model.sandbox import PauseMode
 
 _EXAMPLE = {
     "templateID": "tpl-3f0c9a4be1d2867755aa0b1c",
@@ -50,6 +49,13 @@ class ConnectedSandbox(_Identity):
     domain: str
 
 
+class MountedVolume(ResponseBody):
+    """A volume that a sandbox has."""
+
+    name: str
+    path: str
+
+
 class ListedSandbox(_Identity):
     """A sandbox in a listing."""
 
@@ -64,6 +70,8 @@ class ListedSandbox(_Identity):
     disk_size_mb: int
     metadata: dict[str, str]
     state: VisibleState
+    #: Left out when there are none.
+    volume_mounts: list[MountedVolume] | None = None
 
 
 class SandboxLifecycle(ResponseBody):
@@ -104,6 +112,4 @@ class SandboxDetail(ListedSandbox):
     domain: str
     #: Left out when nothing was asked for.
     network: SandboxNetwork | None = None
-    #: What the pause has kept; left out while it runs.
-    pause_mode: PauseMode | None = None
     lifecycle: SandboxLifecycle

@@ -30,6 +30,8 @@ class Capabilities:
     filesystem_snapshot: bool
     #: A snapshot holds the memory and running processes too.
     memory_snapshot: bool
+    #: Sandboxes can mount volumes.
+    volumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ class Subvolumes:
 def storage_error(error: OSError, what: str) -> StorageFull | HostError:
     """The exception for a failed call; ``what`` is the beginning of the sentence."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(f"{what}: the node has no room left for writable layers")
+        return StorageFull(f"{what}: the node has no room left for what sandboxes write")
     return HostError(f"{what}: {error.strerror}")
 
 

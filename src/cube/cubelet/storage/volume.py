@@ -52,6 +52,8 @@ class Volume:
         self._groups = QuotaGroups(self._root)
         self._layers = Subvolumes(self._root / "layers", self._groups)
         self._snapshots = Subvolumes(self._root / "snapshots", self._groups)
+        #: Volumes of clients, which :mod:`cube.cubelet.volumes` looks after.
+        self._volumes = Subvolumes(volumes_directory(settings), self._groups)
         self._room_seen_at = 0.0
 
     # -- the volume itself ---------------------------------------------------------------------------------------
@@ -73,7 +75,9 @@ class Volume:
         self._groups.open()
         self._layers.open()
         self._snapshots.open()
-        self._groups.bury(*(self._groups.all() - self._layers.ids() - self._snapshots.ids()))
+        self._volumes.open()
+        kept = self._layers.ids() | self._snapshots.ids() | self._volumes.ids()
+        self._groups.bury(*(self._groups.all() - kept))
 
     def close(self) -> None:
         """Unmount; the loop device goes with it. Succeeds when nothing is mounted, raises ``Conflict`` when in use."""
@@ -86,9 +90,12 @@ class Volume:
                 raise Conflict(f"{self._root} is still in use: end what works in it, then try again") from error
 
     def discard(self) -> None:
-        """Unmount, and remove the file unless snapshots are in it; raises ``Conflict`` when the volume is in use."""
+        """Unmount, and remove the file unless snapshots or clients' volumes are in it.
+
+        Raises ``Conflict`` when it is in use.
+        """
         mounted = mounts.find(self._root) is not None
-        empty = mounted and not self._snapshots.names()
+        empty = mounted and not self._snapshots.names() and not self._volumes.names()
         self.close()
         if empty:
             self._image.unlink(missing_ok=True)
@@ -259,3 +266,8 @@ class Volume:
         if _SNAPSHOT_ID.fullmatch(snapshot_id) is None:
             raise InvalidInput(f"{snapshot_id!r} is no snapshot id", field="snapshotID")
         return self._snapshots.path(snapshot_id)
+
+
+def volumes_directory(settings: Settings) -> Path:
+    """Where the volumes of clients are, one subvolume each."""
+    return settings.volume_dir / "volumes"

@@ -30,9 +30,14 @@ Headers = list[tuple[bytes, bytes]]
 async def send_file(scope: Scope, receive: Receive, send: Send, opened: OpenedFile) -> None:
     """Answer ``GET`` or ``HEAD`` with an open file. Closes the file."""
     try:
-        await _Download(scope, receive, send, opened).run()
+        await send_content(scope, receive, send, opened)
     finally:
         opened.file.close()
+
+
+async def send_content(scope: Scope, receive: Receive, send: Send, opened: OpenedFile) -> None:
+    """The same, and leaves the file open."""
+    await _Download(scope, receive, send, opened).run()
 
 
 class _Download:

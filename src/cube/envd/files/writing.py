@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
-from cube.envd.files.blocking import CHUNK
+from cube.envd.files.buffered import BufferedWriter
 from cube.envd.files.metadata import attribute_changes
 from cube.envd.guest import Entry, FileType, Guest, OpenedFile
 from cube.model.errors import CubeError, NotFound
@@ -27,8 +27,7 @@ class FileWriter:
         self._user = user
         self._file = opened.file
         self._is_new = is_new
-        self._buffer = bytearray()
-        self._pending: asyncio.Future[None] | None = None
+        self._content = BufferedWriter(opened.file)
 
     @classmethod
     async def open(cls, guest: Guest, path: str, user: str) -> FileWriter:
@@ -38,28 +37,13 @@ class FileWriter:
 
     async def write(self, data: bytes) -> None:
         """Add content; returns when at most one chunk is on its way to the disk."""
-        self._buffer += data
-        if len(self._buffer) >= CHUNK:
-            await self._flush()
+        await self._content.write(data)
 
     async def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the rest, and make ``metadata`` the file's whole metadata."""
-        if self._buffer:
-            await self._flush()
-        await self._settle()
+        await self._content.finish()
         if metadata or self.entry.metadata:
             await self._file.set_attributes(attribute_changes(self.entry.metadata, metadata))
-
-    async def _flush(self) -> None:
-        data, self._buffer = self._buffer, bytearray()
-        await self._settle()
-        self._pending = self._file.write(data)
-
-    async def _settle(self) -> None:
-        """Wait for the write that is under way; a cancelled caller leaves it to :meth:`__aexit__`."""
-        if self._pending is not None:
-            await asyncio.shield(self._pending)
-            self._pending = None
 
     async def __aenter__(self) -> FileWriter:
         return self
@@ -73,9 +57,7 @@ class FileWriter:
             raise
 
     async def _close(self, *, broken: bool) -> None:
-        if self._pending is not None:
-            with contextlib.suppress(CubeError):
-                await self._pending
+        await self._content.idle()
         self._file.close()
         if broken and self._is_new:
             with contextlib.suppress(CubeError):

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cube.master.sandboxes.lifecycle import VisibleState
+from cube.master.volumes.service import WantedMount
 from cube.model.mounts import HostMount
-from cube.model.sandbox import OnTimeout, PauseMode, Sandbox
+from cube.model.sandbox import OnTimeout, Sandbox
 
 
 @dataclass(frozen=True, slots=True)
 class CreateSandbox:
-    """A sandbox that somebody wants, from a template or a snapshot. ``timeout`` is in seconds from its first answer."""
+    """A sandbox that somebody wants. ``timeout`` is in seconds from the moment at which it answers."""
 
     template: str
     timeout: int
@@ -27,8 +28,7 @@ class CreateSandbox:
     host_mounts: tuple[HostMount, ...] = ()
     #: Names or addresses of the nodes that it may run on; empty for any.
     nodes: tuple[str, ...] = ()
-    #: What a pause by the timeout keeps.
-    auto_pause_mode: PauseMode = PauseMode.FULL
+    volume_mounts: tuple[WantedMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,9 @@ from pydantic import TypeAdapter
 from sqlalchemy import RowMapping
 
 from cube.master.store.secretbox import SecretBox
-from cube.model.mounts import HostMount
+from cube.model.mounts import HostMount, VolumeMount
 from cube.model.resources import Resources
 from cube.model.sandbox import Ingress, OnTimeout, PauseMode, Sandbox, SandboxSpec, SandboxState
-from cube.model.snapshot import Snapshot
 from cube.model.template import Template
 
 _TEMPLATE = TypeAdapter(Template)
@@ -38,6 +37,7 @@ class SandboxRecord:
             envd_access_token=self.sandbox.envd_access_token,
             host_mounts=self.sandbox.host_mounts,
             snapshot_id=self.sandbox.snapshot_id,
+            volume_mounts=self.sandbox.volume_mounts,
         )
 
 
@@ -64,7 +64,11 @@ def sandbox_row(sandbox: Sandbox, digest: str, box: SecretBox) -> dict[str, Any]
         "end_at": sandbox.end_at,
         "on_timeout": sandbox.on_timeout.value,
         "auto_resume": sandbox.auto_resume,
-        **_resource_columns(sandbox.resources),
+        "cpu_count": sandbox.resources.cpu_count,
+        "memory_mb": sandbox.resources.memory_mb,
+        "disk_mb": sandbox.resources.disk_mb,
+        "pids": sandbox.resources.pids,
+        "open_files": sandbox.resources.open_files,
         "metadata": sandbox.metadata,
         "secrets": _seal(sandbox, box),
         "runtime": sandbox.runtime,
@@ -92,51 +96,13 @@ def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
         envd_access_token=secrets["envd_access_token"],
         runtime=row["runtime"],
         ingress=Ingress(**secrets.get("ingress", {})),
-        host_mounts=_host_mounts(secrets),
+        host_mounts=tuple(HostMount(**mount) for mount in secrets.get("host_mounts", ())),
         snapshot_id=row["snapshot_id"],
         auto_pause_mode=PauseMode(row["auto_pause_mode"]),
         pause_mode=None if row["pause_mode"] is None else PauseMode(row["pause_mode"]),
+        volume_mounts=tuple(VolumeMount(**mount) for mount in secrets.get("volume_mounts", ())),
     )
     return SandboxRecord(sandbox, _TEMPLATE.validate_python(row["manifest"]))
-
-
-def snapshot_row(snapshot: Snapshot, digest: str, box: SecretBox) -> dict[str, Any]:
-    """The row of a snapshot over the template revision ``digest``."""
-    secrets = {"env_vars": snapshot.env_vars, "host_mounts": snapshot.host_mounts}
-    return {
-        "snapshot_id": snapshot.snapshot_id,
-        "name": snapshot.name,
-        "origin_sandbox_id": snapshot.origin_sandbox_id,
-        "template_digest": digest,
-        "created_at": snapshot.created_at,
-        "runtime": snapshot.runtime,
-        "memory": snapshot.memory,
-        **_resource_columns(snapshot.resources),
-        "metadata": snapshot.metadata,
-        "secrets": box.seal(orjson.dumps(secrets), snapshot.snapshot_id.encode()),
-    }
-
-
-def snapshot_record(row: RowMapping, box: SecretBox) -> Snapshot:
-    """The snapshot of a row joined with its template revision. Raises ``HostError`` when its secrets do not open."""
-    secrets = orjson.loads(box.open(row["secrets"], row["snapshot_id"].encode()))
-    return Snapshot(
-        snapshot_id=row["snapshot_id"],
-        name=row["name"],
-        origin_sandbox_id=row["origin_sandbox_id"],
-        template=_TEMPLATE.validate_python(row["manifest"]),
-        created_at=row["created_at"],
-        runtime=row["runtime"],
-        memory=row["memory"],
-        resources=_resources(row),
-        metadata=row["metadata"],
-        env_vars=secrets["env_vars"],
-        host_mounts=_host_mounts(secrets),
-    )
-
-
-def _host_mounts(secrets: dict[str, Any]) -> tuple[HostMount, ...]:
-    return tuple(HostMount(**mount) for mount in secrets.get("host_mounts", ()))
 
 
 def _seal(sandbox: Sandbox, box: SecretBox) -> bytes:
@@ -145,18 +111,9 @@ def _seal(sandbox: Sandbox, box: SecretBox) -> bytes:
         "envd_access_token": sandbox.envd_access_token,
         "ingress": sandbox.ingress,
         "host_mounts": sandbox.host_mounts,
+        "volume_mounts": sandbox.volume_mounts,
     }
     return box.seal(orjson.dumps(secrets), sandbox.sandbox_id.encode())
-
-
-def _resource_columns(resources: Resources) -> dict[str, int]:
-    return {
-        "cpu_count": resources.cpu_count,
-        "memory_mb": resources.memory_mb,
-        "disk_mb": resources.disk_mb,
-        "pids": resources.pids,
-        "open_files": resources.open_files,
-    }
 
 
 def _resources(row: RowMapping) -> Resources:

@@ -39,6 +39,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
         "pk": "pk_%(table_name)s",
     }
@@ -65,6 +66,32 @@ idempotency_keys = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Index(None, "created_at"),
     Index(None, "sandbox_id"),
+)
+
+#: Directories that outlive sandboxes; what is in them lies on the node.
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("volume_id", String(40), primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    #: What is being done with it, so that it can be finished after a crash.
+    Column("state", String(16), nullable=False),
+    Column("quota_mb", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+#: Values that are put into requests on their way out of sandboxes. Older values are gone for good.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("secret_id", String(40), primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("version", Integer, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    #: Encrypted.
+    Column("value", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
 )
 
 sandboxes = Table(

@@ -74,6 +74,7 @@ class ContainerRuntime:
         pause_frees_memory=False,
         filesystem_snapshot=True,
         memory_snapshot=False,
+        volumes=True,
     )
 
     def __init__(self, settings: Settings, images: ImageStore) -> None:

@@ -57,6 +57,7 @@ class Starter:
         """
         with ExitStack() as borrowed:
             attachments = await self._attachments.of_host(spec.host_mounts, seat.id_base, borrowed)
+            attachments += await self._attachments.of_volumes(spec.volume_mounts, seat.id_base, borrowed)
             mount = None
             if layer != seat.layer_name:
                 mount = await self._brought(spec, seat, layer, borrowed, fresh=fresh)

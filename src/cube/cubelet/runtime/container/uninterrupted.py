@@ -15,7 +15,11 @@ T = TypeVar("T")
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call ``function`` in a thread. A caller that is cancelled learns of it when the call has returned, so that it can
     undo what was done; the thread of ``asyncio.to_thread`` would still be at it."""
-    work = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
+    return await settled(asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs)))
+
+
+async def settled(work: asyncio.Future[T]) -> T:
+    """The outcome of work in a thread; a caller that is cancelled learns of it when the work has ended."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -2,8 +2,8 @@
 
 At or under Docker's default profile for a container with the default capabilities (its documentation lists the calls
 that it leaves out and why). Stricter in these: no 32-bit and x32 entry, no AF_VSOCK, AF_ALG, AF_PACKET and other
-rarely reviewed socket families, only three netlink protocols, no TIOCSTI and TIOCLINUX, no io_uring, no personality
-other than plain Linux, no limits for process 1.
+rarely reviewed socket families, only three netlink protocols, no TIOCSTI and TIOCLINUX, no ioctls of btrfs, no
+io_uring, no personality other than plain Linux, no limits for process 1.
 
 Everything that is not listed fails with EPERM; calls newer than our tables fail with ENOSYS, as an older kernel would
 answer.
@@ -90,6 +90,10 @@ _PERSONALITIES = (0x0, 0x0004_0000, 0xFFFF_FFFF)
 _PROCESS_1 = 1
 _TIOCSTI = 0x5412
 _TIOCLINUX = 0x541C
+#: The type in an ioctl's number, and that of btrfs, which volumes lie on: there everybody may make subvolumes, which
+#: no quota counts, and have the whole file system commit.
+_IOCTL_TYPE = 0xFF00
+_BTRFS = 0x9400
 
 
 def _is(argument: int, value: int) -> Condition:
@@ -109,7 +113,16 @@ CONDITIONAL: tuple[Rule, ...] = (
         ),
         error=errno.EAFNOSUPPORT,
     ),
-    Rule("ioctl", ((Condition(1, _WORD, _TIOCSTI, equal=False), Condition(1, _WORD, _TIOCLINUX, equal=False)),)),
+    Rule(
+        "ioctl",
+        (
+            (
+                Condition(1, _WORD, _TIOCSTI, equal=False),
+                Condition(1, _WORD, _TIOCLINUX, equal=False),
+                Condition(1, _IOCTL_TYPE, _BTRFS, equal=False),
+            ),
+        ),
+    ),
 )
 
 #: clone3 hides its flags behind a pointer; with ENOSYS the C library falls back to clone, whose flags can be checked.

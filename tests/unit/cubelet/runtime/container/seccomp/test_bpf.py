@@ -111,6 +111,9 @@ def test_terminal_input_cannot_be_faked(machine: str) -> None:
     # The kernel looks at the low 32 bits of the request alone, so high bits must not help.
     assert call(machine, "ioctl", 0, 0x1_0000_5412) == EPERM
     assert call(machine, "ioctl", 0, 0x5413) == bpf.RET_ALLOW
+    for btrfs in (0x5000940E, 0x9408, 0x4004_9409):
+        assert call(machine, "ioctl", 0, btrfs) == EPERM
+    assert call(machine, "ioctl", 0, 0x4004_9500) == bpf.RET_ALLOW
 
 
 def test_personality(machine: str) -> None:

@@ -1,1 +1,0 @@
-"""Snapshots: taken of sandboxes, listed, named, used and deleted."""
