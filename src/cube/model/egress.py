@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -68,6 +68,8 @@ class Match:
     #: The whole path, or its beginning where it ends with ``*``.
     path: str | None = None
     scheme: Scheme | None = None
+    #: Named behind the host: diverted to the gateway besides 80 and 443. It is not compared.
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,15 @@ class EgressRule:
     action: Action
     match: Match = field(default_factory=Match)
     name: str = ""
+
+
+#: Ports that the gateway looks into for every sandbox that has rules.
+WEB_PORTS = (80, 443)
+
+
+def diverted_ports(rules: Iterable[EgressRule]) -> tuple[int, ...]:
+    """The TCP ports whose connections these rules decide about, in order."""
+    return tuple(sorted({*WEB_PORTS, *(rule.match.port for rule in rules if rule.match.port is not None)}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DOMAIN = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _LONGEST_DOMAIN = 253
-_PORT = re.compile(r":[0-9]{1,5}$")
+_PORT = re.compile(r":([0-9]{1,5})$")
 #: What the characters of a path may be once it is normalised.
 _PATH = re.compile(r"/[!-~]*")
 #: They say how a message is framed or where it goes: whoever sets them changes more than a credential.
@@ -69,6 +69,7 @@ def _match(wire: object, field: str) -> Match:
     return Match(
         sni=_optional(match, "sni", field, parse_domain),
         host=_optional(match, "host", field, _host),
+        port=_optional(match, "host", field, _port),
         method=_optional(match, "method", field, _methods) or (),
         path=_optional(match, "path", field, _path),
         scheme=_optional(match, "scheme", field, _scheme),
@@ -123,6 +124,14 @@ def _host(wire: object, field: str) -> str:
     except ValueError as error:
         raise InvalidInput(f"{field} is no IPv4 address or network: {error}", field=field) from None
     return str(network) if "/" in host else str(network.network_address)
+
+
+def _port(wire: object, field: str) -> int | None:
+    found = _PORT.search(_text(wire, field, _LONGEST_DOMAIN + 8))
+    port = int(found.group(1)) if found else None
+    if port is not None and not 0 < port < 65536:
+        raise InvalidInput(f"{field} must name a port from 1 to 65535", field=field)
+    return port
 
 
 def _methods(wire: object, field: str) -> tuple[str, ...]:
@@ -243,9 +252,10 @@ def _required(wire: Mapping[str, object], key: str, field: str, parse: Callable[
 
 
 def _match_to_wire(match: Match) -> dict[str, Any]:
+    port = f":{match.port}" if match.port else ""
     fields: dict[str, Any] = {
         "sni": match.sni,
-        "host": match.host,
+        "host": match.host and match.host + port,
         "method": list(match.method),
         "path": match.path,
         "scheme": match.scheme.value if match.scheme else None,

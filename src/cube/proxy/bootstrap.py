@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from cube.proxy.vocabulary import Json, extension, pipe, seconds, typed
@@ -10,13 +11,16 @@ _MAX_CONNECTIONS = 50_000
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def bootstrap(node: str, admin_socket: Path, xds_socket: Path) -> Json:
-    """The bootstrap configuration of a node that fetches its listeners and clusters over one ADS stream."""
+def bootstrap(node: str, admin_socket: Path, xds_socket: Path, clusters: Iterable[Json] = ()) -> Json:
+    """The bootstrap configuration of a node that fetches its listeners and clusters over one ADS stream.
+
+    ``clusters`` are such that are there from the start, in whose configuration Envoy may know more than Python does.
+    """
     source = {"ads": {}, "resource_api_version": "V3"}
     return {
         "node": {"id": node, "cluster": "cube"},
         "admin": {"address": pipe(admin_socket, mode=0o600)},
-        "static_resources": {"clusters": [_xds_cluster(xds_socket)]},
+        "static_resources": {"clusters": [_xds_cluster(xds_socket), *clusters]},
         "dynamic_resources": {"ads_config": _ads(), "cds_config": source, "lds_config": source},
         "overload_manager": {"resource_monitors": [_connection_limit()]},
     }

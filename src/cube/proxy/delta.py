@@ -13,7 +13,7 @@ are those of Envoy's "xDS REST and gRPC protocol", section "Incremental xDS":
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 _WILDCARD = "*"
@@ -74,6 +74,8 @@ class Rejected:
 
 
 Event = Response | Accepted | Rejected
+#: Makes the resource of a name, or says that there is none.
+Maker = Callable[[str], Resource | None]
 
 
 class Catalogue:
@@ -81,8 +83,20 @@ class Catalogue:
 
     def __init__(self, resources: Iterable[Resource] = ()) -> None:
         self._types: dict[str, dict[str, Resource]] = {}
+        self._makers: dict[str, Maker] = {}
         for resource in resources:
             self.put(resource)
+
+    def make_on_demand(self, type_url: str, maker: Maker) -> None:
+        """Ask ``maker`` for resources of a type that are asked for by name and not there."""
+        self._makers[type_url] = maker
+
+    def demand(self, type_url: str, names: Iterable[str]) -> None:
+        """Have what can be made of these names, where it is not there yet."""
+        maker, existing = self._makers.get(type_url), self.of(type_url)
+        for name in names if maker else ():
+            if name not in existing and maker is not None and (made := maker(name)) is not None:
+                self.put(made)
 
     def put(self, resource: Resource) -> None:
         """Add or replace."""
@@ -104,6 +118,8 @@ class _Subscription:
     wildcard: bool
     names: set[str] = field(default_factory=set)
     told: dict[str, str] = field(default_factory=dict)
+    #: What the client has said that it has, by name.
+    held: dict[str, str] = field(default_factory=dict)
     unanswered: dict[str, Response] = field(default_factory=dict)
 
     def change(self, request: Request) -> None:
@@ -126,14 +142,21 @@ class _Subscription:
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
-    def news(self, existing: Mapping[str, Resource]) -> tuple[Resource, ...]:
-        wanted = existing.values() if self.wildcard else _present(existing, self.names)
+    def everything(self, existing: Mapping[str, Resource]) -> Collection[str]:
+        """All names about which there could be something to say."""
+        return dict.fromkeys((*(existing if self.wildcard else ()), *self.names, *self.told))
+
+    def news(self, existing: Mapping[str, Resource], names: Iterable[str]) -> tuple[Resource, ...]:
+        wanted = (existing[name] for name in names if name in existing and self.wants(name))
         return tuple(resource for resource in wanted if self.told.get(resource.name) != resource.version)
 
-    def losses(self, existing: Mapping[str, Resource]) -> tuple[str, ...]:
-        gone = {name for name, version in self.told.items() if version != _ABSENT and name not in existing}
-        never = {name for name in self.names if name not in existing and self.told.get(name) != _ABSENT}
-        return tuple(sorted(gone | never))
+    def losses(self, existing: Mapping[str, Resource], names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(name for name in names if name not in existing and self._misses(name)))
+
+    def _misses(self, name: str) -> bool:
+        """Whether the client does not know yet that there is no such thing, and cares."""
+        told = self.told.get(name)
+        return told != _ABSENT and (told is not None or name in self.names)
 
     def tell(self, response: Response) -> None:
         self.told.update((resource.name, resource.version) for resource in response.resources)
@@ -143,9 +166,10 @@ class _Subscription:
                 self.told[name] = _ABSENT
         self.unanswered[response.nonce] = response
 
-
-def _present(existing: Mapping[str, Resource], names: Iterable[str]) -> Iterator[Resource]:
-    return (existing[name] for name in names if name in existing)
+    def hold(self, response: Response) -> None:
+        self.held.update((resource.name, resource.version) for resource in response.resources)
+        for name in response.removed:
+            self.held.pop(name, None)
 
 
 class DeltaSession:
@@ -163,23 +187,36 @@ class DeltaSession:
         if subscription is None:
             subscription = self._open(request)
         subscription.change(request)
+        self._catalogue.demand(request.type_url, [name for name in request.subscribe if name != _WILDCARD])
         events = _settle(subscription, request)
-        response = self._difference(request.type_url, subscription, always=first)
+        # What was not asked for now has been told before.
+        names = None if first or _WILDCARD in request.subscribe else request.subscribe
+        response = self._difference(request.type_url, subscription, names, always=first)
         return [*events, response] if response else events
 
-    def changed(self, type_url: str) -> Response | None:
-        """What the client has to be told after the catalogue changed, if anything."""
+    def changed(self, type_url: str, names: Collection[str] | None = None) -> Response | None:
+        """What the client has to be told after the catalogue changed, if anything; ``names`` are those that did."""
         subscription = self._subscriptions.get(type_url)
-        return self._difference(type_url, subscription) if subscription else None
+        return self._difference(type_url, subscription, names) if subscription else None
+
+    def holds(self, type_url: str, name: str) -> str | None:
+        """The version of a resource that the client has confirmed to use."""
+        subscription = self._subscriptions.get(type_url)
+        return subscription.held.get(name) if subscription else None
 
     def _open(self, request: Request) -> _Subscription:
-        subscription = _Subscription(wildcard=not request.subscribe, told=dict(request.initial_versions))
+        versions = request.initial_versions
+        subscription = _Subscription(not request.subscribe, told=dict(versions), held=dict(versions))
         self._subscriptions[request.type_url] = subscription
         return subscription
 
-    def _difference(self, type_url: str, subscription: _Subscription, *, always: bool = False) -> Response | None:
+    def _difference(
+        self, type_url: str, subscription: _Subscription, names: Collection[str] | None, *, always: bool = False
+    ) -> Response | None:
         existing = self._catalogue.of(type_url)
-        news, losses = subscription.news(existing), subscription.losses(existing)
+        if names is None:
+            names = subscription.everything(existing)
+        news, losses = subscription.news(existing, names), subscription.losses(existing, names)
         if not (news or losses or always):
             return None
         self._nonces += 1
@@ -192,4 +229,7 @@ def _settle(subscription: _Subscription, request: Request) -> list[Event]:
     response = subscription.unanswered.pop(request.nonce, None)
     if response is None:
         return []
-    return [Accepted(response) if request.error is None else Rejected(response, request.error)]
+    if request.error is not None:
+        return [Rejected(response, request.error)]
+    subscription.hold(response)
+    return [Accepted(response)]

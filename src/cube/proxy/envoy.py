@@ -54,8 +54,10 @@ class EnvoyOptions:
     bootstrap: Json
     #: Worker threads.
     concurrency: int
-    #: Whether it may listen on ports below ``net.ipv4.ip_unprivileged_port_start``.
-    privileged_ports: bool = False
+    #: What it may keep of root's rights, as setpriv writes it: ``net_bind_service`` for ports below 1024.
+    capabilities: tuple[str, ...] = ()
+    #: Further arguments of Envoy's.
+    arguments: tuple[str, ...] = ()
 
     @property
     def admin_socket(self) -> Path:
@@ -160,7 +162,7 @@ class EnvoyProcess:
 
     def _drop_privileges(self) -> list[str]:
         uid = str(self._options.uid)
-        keep = ",+net_bind_service" if self._options.privileged_ports else ""
+        keep = "".join(f",+{name}" for name in self._options.capabilities)
         sets = [f"--{name}=-all{keep}" for name in ("inh-caps", "ambient-caps", "bounding-set")]
         limit = ["/usr/bin/prlimit", f"--nofile={_open_files()}"]
         return [
@@ -180,7 +182,7 @@ class EnvoyProcess:
         concurrency = str(self._options.concurrency)
         arguments = ["--config-path", str(self._bootstrap_file), "--log-level", "warning", "--concurrency", concurrency]
         # Shared memory for hot restart would collide between instances and outlive them.
-        return [*arguments, "--disable-hot-restart"]
+        return [*arguments, "--disable-hot-restart", *self._options.arguments]
 
     async def _ready(self, process: Process) -> None:
         ended = asyncio.create_task(process.wait())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING
 from cube.model.errors import HostError, InvalidInput
 from cube.proxy import certificates, clusters, lookup, sockets
 from cube.proxy.bootstrap import bootstrap
-from cube.proxy.delta import Accepted, Catalogue, Rejected
+from cube.proxy.controlled import background, controlled
+from cube.proxy.delta import Catalogue
 from cube.proxy.envoy import EnvoyOptions, EnvoyProcess
 from cube.proxy.listener import public_listener
 from cube.proxy.routes import Directory, Route
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from cube.proxy.xds import XdsServer
 
 _log = logging.getLogger(__name__)
-_CONFIGURED_SECONDS = 20.0
 #: How often the certificate is looked at.
 _RENEWAL_SECONDS = 3600.0
-Job = Callable[[], Coroutine[object, object, None]]
 _UNPRIVILEGED_PORTS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
@@ -74,6 +72,7 @@ class CubeProxy:
     async def start(self) -> None:
         """Serve the public port. Raises ``HostError`` with the reason, for example that the port is taken."""
         sockets.prepare_directory(self._home, self._settings.proxy_uid)
+        sockets.make_readable(self._home / "routes", self._settings.proxy_uid)
         self._undo.callback(sockets.remove_directory, self._home)
         self._table.clear()
         try:
@@ -95,22 +94,19 @@ class CubeProxy:
         sockets.remove_directory(self._home)
 
     async def _start(self) -> None:
-        configured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        xds = await asyncio.to_thread(self._make_xds, configured)
+        catalogue = await asyncio.to_thread(self._catalogue)
         listen = partial(sockets.listening, uid=self._settings.proxy_uid)
         discovery = self._undo.enter_context(listen(self._settings.xds_socket))
         questions = self._undo.enter_context(listen(self._home / "lookup.sock"))
-        servers = partial(xds.serve, discovery), partial(lookup.serve, questions, self._directory)
-        await self._undo.enter_async_context(_background(*servers))
-        self._undo.push_async_callback(self._envoy.stop)
-        await self._envoy.start()
-        await _until(configured)
-        await self._undo.enter_async_context(_background(self._envoy.supervise, partial(self._renew, xds)))
+        answers = partial(lookup.serve, questions, self._directory)
+        task = f"serve {self._settings.host}:{self._settings.port}"
+        running = controlled(self._envoy, discovery, catalogue, task, answers)
+        xds = await self._undo.enter_async_context(running)
+        await self._undo.enter_async_context(background(partial(self._renew, xds)))
 
-    def _make_xds(self, configured: asyncio.Future[None]) -> XdsServer:
+    def _catalogue(self) -> Catalogue:
         """Imports protobuf and its messages, which takes 0.1 s: for a thread."""
         from cube.proxy import resources
-        from cube.proxy.xds import XdsServer
 
         socket_clusters = {
             "api": self._settings.api_socket,
@@ -120,21 +116,7 @@ class CubeProxy:
         catalogue = Catalogue(resources.cluster(clusters.service(*item)) for item in socket_clusters.items())
         catalogue.put(resources.cluster(clusters.sandboxes()))
         catalogue.put(resources.listener(self._listener()))
-
-        def on_receipt(receipt: Accepted | Rejected) -> None:
-            if isinstance(receipt, Rejected):
-                self._refused(configured, receipt)
-            elif receipt.response.type_url == resources.LISTENER and not configured.done():
-                configured.set_result(None)
-
-        return XdsServer(catalogue, on_receipt)
-
-    def _refused(self, configured: asyncio.Future[None], receipt: Rejected) -> None:
-        error = HostError(f"the proxy cannot serve {self._settings.host}:{self._settings.port}: {receipt.reason}")
-        if configured.done():
-            _log.error("%s", error)
-        else:
-            configured.set_exception(error)
+        return catalogue
 
     def _listener(self) -> Json:
         settings = self._settings
@@ -161,34 +143,8 @@ class CubeProxy:
             uid=self._settings.proxy_uid,
             bootstrap=bootstrap(self._settings.instance, admin_socket, self._settings.xds_socket),
             concurrency=concurrency,
-            privileged_ports=self._settings.port < int(_UNPRIVILEGED_PORTS.read_text(encoding="ascii")),
+            capabilities=("net_bind_service",) if self._needs_privileged_port() else (),
         )
 
-
-async def _until(configured: asyncio.Future[None]) -> None:
-    try:
-        await asyncio.wait_for(configured, _CONFIGURED_SECONDS)
-    except TimeoutError:
-        raise HostError("the proxy did not fetch its configuration in time: see envoy.log in run_dir/proxy") from None
-
-
-@asynccontextmanager
-async def _background(*jobs: Job) -> AsyncIterator[None]:
-    task = asyncio.create_task(_together(jobs), name="cube-proxy")
-    task.add_done_callback(_report)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-async def _together(jobs: Iterable[Job]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for job in jobs:
-            group.create_task(job())
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical("the proxy is no longer looked after; restart the service", exc_info=error)
+    def _needs_privileged_port(self) -> bool:
+        return self._settings.port < int(_UNPRIVILEGED_PORTS.read_text(encoding="ascii"))

@@ -31,14 +31,15 @@ LISTENER = _PREFIX + Listener.DESCRIPTOR.full_name
 
 def cluster(config: Json) -> Resource:
     """Raises ``google.protobuf.json_format.ParseError`` for anything that is no ``Cluster``."""
-    return _resource(CLUSTER, config, Cluster())
+    return resource(CLUSTER, config, Cluster())
 
 
 def listener(config: Json) -> Resource:
     """Raises ``google.protobuf.json_format.ParseError`` for anything that is no ``Listener``."""
-    return _resource(LISTENER, config, Listener())
+    return resource(LISTENER, config, Listener())
 
 
-def _resource(type_url: str, config: Json, message: Message) -> Resource:
+def resource(type_url: str, config: Json, message: Message) -> Resource:
+    """A resource of any type; ``message`` is an empty one of that type. Raises as the others do."""
     body = ParseDict(config, message).SerializeToString(deterministic=True)
     return Resource(type_url, config["name"], hashlib.sha256(body).hexdigest()[:16], body)

@@ -1,11 +1,12 @@
-"""The directory that the proxy shares with those it talks to, and who may open what in it.
+"""The directory that a proxy shares with those it talks to, and who may open what in it. The inbound proxy's:
 
 ``run_dir/proxy``              0750 root:proxy   the proxy may look things up by name, others not at all
 ``run_dir/proxy/*.sock``       0660 root:proxy   api, envd, xds and lookup: root serves, the proxy connects
 ``run_dir/proxy/routes``       2750 root:proxy   the routing table: root writes, the proxy reads
 ``run_dir/proxy/admin``        0700 proxy:proxy  Envoy makes its own admin socket here, 0600; only root can use it too
 
-``proxy`` is ``Settings.proxy_uid``, as user and as group id; neither needs an entry in /etc/passwd.
+``proxy`` is ``Settings.proxy_uid``, as user and as group id; neither needs an entry in /etc/passwd. The outbound
+proxy has ``run_dir/egress`` and ``Settings.egress_uid``.
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ def prepare_directory(directory: Path, uid: int) -> None:
     directory.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     directory.parent.chmod(directory.parent.stat().st_mode | 0o011)
     _make(directory, 0o750, 0, uid)
-    _make(directory / "routes", 0o2750, 0, uid)
     _make(directory / "admin", 0o700, uid, uid)
     blocked = closed_parent(directory, uid)
     if blocked is not None:
         raise HostError(f"user id {uid} cannot enter {blocked}: run `chmod o+x {blocked}` or choose another run_dir")
+
+
+def make_readable(directory: Path, uid: int) -> None:
+    """Make a directory in the shared one that root writes and the proxy reads, or correct its modes."""
+    _make(directory, 0o2750, 0, uid)
 
 
 def _make(directory: Path, mode: int, uid: int, gid: int) -> None:

@@ -33,16 +33,25 @@ class XdsServer:
     def put(self, resource: Resource) -> None:
         """Add or replace a resource and tell the clients."""
         self._catalogue.put(resource)
-        self._announce(resource.type_url)
+        self._announce(resource.type_url, [resource.name])
 
     def drop(self, type_url: str, name: str) -> None:
         """Remove a resource and tell the clients."""
         self._catalogue.drop(type_url, name)
-        self._announce(type_url)
+        self._announce(type_url, [name])
 
-    def _announce(self, type_url: str) -> None:
+    def in_force(self, resource: Resource) -> bool:
+        """Whether a client has confirmed that it uses this very version."""
+        held = (client.held(resource.type_url, resource.name) for client in self._clients)
+        return any(resource.version in versions for versions in held)
+
+    def forgotten(self, type_url: str, name: str) -> bool:
+        """Whether no client has the resource any more, as far as they have said."""
+        return not any(client.held(type_url, name) for client in self._clients)
+
+    def _announce(self, type_url: str, names: list[str]) -> None:
         for client in self._clients:
-            client.announce(type_url)
+            client.announce(type_url, names)
 
     async def _converse(self, peer: socket.socket) -> None:
         client = _Client(peer, self._catalogue, self._on_receipt)
@@ -74,12 +83,17 @@ class _Client:
             writer.cancel()
             await asyncio.wait([writer])
 
-    def announce(self, type_url: str) -> None:
+    def announce(self, type_url: str, names: list[str]) -> None:
         """Tell every stream what changed for it."""
         for stream, session in self._sessions.items():
-            response = session.changed(type_url)
+            response = session.changed(type_url, names)
             if response is not None:
                 self._send(stream, response)
+
+    def held(self, type_url: str, name: str) -> set[str]:
+        """The versions that were confirmed on its streams, usually one."""
+        versions = (session.holds(type_url, name) for session in self._sessions.values())
+        return {version for version in versions if version is not None}
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()

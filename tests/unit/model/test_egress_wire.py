@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cube.model.egress import Action, Audit, EgressRule, Injection, Match, Scheme
+from cube.model.egress import Action, Audit, EgressRule, Injection, Match, Scheme, diverted_ports
 from cube.model.egress_wire import MOST_RULES, parse_rule, parse_rules, to_wire
 from cube.model.errors import InvalidInput
 from support.egress_cases import LLM
@@ -64,6 +64,9 @@ def test_what_is_null_is_left_out() -> None:
         (rule({"host": "203.0.113.7/8"}), "rule.match.host"),
         (rule({"host": "203.0.0113.7"}), "rule.match.host"),
         (rule({"host": "\ud800.test"}), "rule.match.host"),
+        (rule({"host": "a.test:0"}), "rule.match.host"),
+        (rule({"host": "a.test:65536"}), "rule.match.host"),
+        (rule({"host": "a.test:x"}), "rule.match.host"),
         (rule({"sni": "a.test:443"}), "rule.match.sni"),
         (rule({"sni": "203.0.113.0/24"}), "rule.match.sni"),
         (rule({"method": "GET"}), "rule.match.method"),
@@ -109,6 +112,14 @@ def test_the_number_of_a_rule_is_told() -> None:
         parse_rules([rule(), {"match": {}}], field="network.rules")
 
     assert caught.value.field == "network.rules[1]"
+
+
+def test_a_port_behind_the_host_is_diverted_but_not_compared() -> None:
+    rules = parse_rules([rule({"host": "a.test:8443"}), rule({"host": "b.test"}), rule({"host": "203.0.113.7:8080"})])
+
+    assert [one.match.host for one in rules] == ["a.test", "b.test", "203.0.113.7"]
+    assert diverted_ports(rules) == (80, 443, 8080, 8443)
+    assert parse_rule(to_wire(rules[0])) == rules[0]
 
 
 @pytest.mark.parametrize("wire", [{}, "x", None, [rule()] * (MOST_RULES + 1)])

@@ -187,3 +187,59 @@ def test_sessions_are_independent(catalogue: Catalogue) -> None:
 def test_resource_needs_a_version() -> None:
     with pytest.raises(ValueError, match="version"):
         Resource(T, "a", "", b"")
+
+
+def test_what_is_asked_for_is_made_on_demand_and_kept(session: DeltaSession, catalogue: Catalogue) -> None:
+    asked: list[str] = []
+
+    def make(name: str) -> Resource | None:
+        asked.append(name)
+        return thing(name) if name != "never" else None
+
+    catalogue.make_on_demand(T, make)
+    response = only_response(session.receive(Request(T, subscribe=("new", "never", "a"))))
+
+    assert sorted(names(response)) == ["a", "new"]
+    assert response.removed == ("never",)
+    assert asked == ["new", "never"]
+
+    session.receive(ack(response))
+    assert names(only_response(session.receive(Request(T, subscribe=("new",))))) == ["new"]
+    assert asked == ["new", "never"]
+
+
+def test_nothing_is_made_for_everything(session: DeltaSession, catalogue: Catalogue) -> None:
+    catalogue.make_on_demand(T, thing)
+    assert names(only_response(session.receive(Request(T, subscribe=("*",))))) == ["a", "b"]
+
+
+def test_what_a_client_has_is_known_once_it_says_so(session: DeltaSession, catalogue: Catalogue) -> None:
+    response = only_response(session.receive(Request(T)))
+    assert session.holds(T, "a") is None
+    session.receive(ack(response))
+    assert session.holds(T, "a") == "1"
+
+    catalogue.put(thing("a", "2"))
+    update = session.changed(T, ["a"])
+    assert update is not None
+    session.receive(Request(T, nonce=update.nonce, error="no"))
+    assert session.holds(T, "a") == "1"
+
+    catalogue.drop(T, "a")
+    removal = session.changed(T, ["a"])
+    assert removal is not None
+    session.receive(ack(removal))
+    assert session.holds(T, "a") is None
+
+
+def test_what_a_client_brings_along_it_has(session: DeltaSession) -> None:
+    session.receive(Request(T, initial_versions={"a": "1"}))
+    assert session.holds(T, "a") == "1"
+
+
+def test_only_the_names_that_changed_are_told(session: DeltaSession, catalogue: Catalogue) -> None:
+    session.receive(Request(T))
+    catalogue.put(thing("a", "2"))
+    catalogue.put(thing("b", "2"))
+    assert names(session.changed(T, ["b"])) == ["b"]
+    assert names(session.changed(T)) == ["a"]

@@ -54,6 +54,7 @@ def test_directory_gets_its_modes_and_keeps_them_on_repetition(open_tmp: Path) -
     home = open_tmp / "run" / "proxy"
     for _ in range(2):
         sockets.prepare_directory(home, OTHER)
+        sockets.make_readable(home / "routes", OTHER)
         assert [mode(home), mode(home / "routes"), mode(home / "admin")] == [0o750, 0o2750, 0o700]
         assert (home.stat().st_uid, home.stat().st_gid) == (0, OTHER)
         assert (home / "admin").stat().st_uid == OTHER

@@ -1,0 +1,246 @@
+"""CubeEgress: the outbound proxy of one instance, and the policies of the sandboxes that have any."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cube.egress import compile as compiled
+from cube.egress.ca import Authority
+from cube.egress.compile import Policy
+from cube.egress.envoy.clusters import World, world_clusters
+from cube.egress.envoy.listener import egress_listener
+from cube.egress.leaves import Leaves
+from cube.egress.names import Names
+from cube.model.egress import EgressRule, EgressStatus
+from cube.model.errors import InvalidInput
+from cube.proxy import sockets
+from cube.proxy.bootstrap import bootstrap
+from cube.proxy.controlled import Receipt, background, controlled
+from cube.proxy.delta import Catalogue, Resource
+from cube.proxy.envoy import EnvoyOptions, EnvoyProcess
+from cube.settings import Settings
+
+if TYPE_CHECKING:
+    from cube.proxy.xds import XdsServer
+
+_log = logging.getLogger(__name__)
+#: How long :meth:`CubeEgress.put` waits for Envoy; it stays closed until then, with or without the wait.
+_IN_FORCE_SECONDS = 2.0
+_TIDY_SECONDS = 30.0
+_FLUSH_MILLISECONDS = 200
+
+
+class CubeEgress:
+    """The gateway of one instance, see :class:`cube.model.egress.EgressGateway`.
+
+    Give it the policies that there are before :meth:`start`: an Envoy that an earlier run left behind serves on with
+    those it has, and gets the difference.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        authority: Authority,
+        world: World,
+        *,
+        concurrency: int = 2,
+        binary: Path | None = None,
+    ) -> None:
+        self._settings = settings
+        self._authority = authority
+        self._world = world
+        self._home = settings.run_dir / "egress"
+        self._policies: dict[str, Policy] = {}
+        self._names = Names()
+        self._leaves = Leaves(authority)
+        self._catalogue: Catalogue | None = None
+        self._xds: XdsServer | None = None
+        self._receipts: set[asyncio.Event] = set()
+        self._envoy = EnvoyProcess(self._envoy_options(concurrency), binary)
+        self._undo = AsyncExitStack()
+
+    @property
+    def envoy_pid(self) -> int | None:
+        """Process id of Envoy while it runs."""
+        return self._envoy.pid
+
+    async def put(self, address: str, policy_id: str, rules: Sequence[EgressRule]) -> None:
+        """See :class:`cube.model.egress.EgressGateway`. Raises ``InvalidInput`` for what is no IPv4 address."""
+        policy = Policy(_canonical(address), policy_id, tuple(rules))
+        former = self._policies.get(policy.address)
+        self._names.add(policy.rules)
+        if former is not None:
+            self._names.remove(former.rules)
+        self._policies[policy.address] = policy
+        if self._catalogue is not None:
+            resources = self._publish(policy, former)
+            await self._in_force(resources)
+
+    async def remove(self, address: str) -> None:
+        """See :class:`cube.model.egress.EgressGateway`."""
+        policy = self._policies.pop(_canonical(address), None)
+        if policy is not None:
+            self._names.remove(policy.rules)
+            await self._withdraw(policy)
+
+    def status(self) -> EgressStatus:
+        """See :class:`cube.model.egress.EgressGateway`."""
+        pending = tuple(address for address in self._policies if not self._is_in_force(address))
+        return EgressStatus(self._xds is not None and not pending, len(self._policies), pending)
+
+    async def start(self) -> None:
+        """Serve. Raises ``HostError`` with the reason, for example that the port is taken."""
+        sockets.prepare_directory(self._home, self._settings.egress_uid)
+        self._undo.callback(sockets.remove_directory, self._home)
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop Envoy and remove what :meth:`start` made; may be called twice."""
+        await self._undo.aclose()
+
+    async def _start(self) -> None:
+        catalogue = self._catalogue = await asyncio.to_thread(self._make_catalogue)
+        for policy in self._policies.values():
+            for resource in self._resources(policy):
+                catalogue.put(resource)
+        discovery = self._undo.enter_context(sockets.listening(self._home / "xds.sock", self._settings.egress_uid))
+        task = f"listen on 127.0.0.1:{self._settings.egress_port}"
+        self._xds = await self._undo.enter_async_context(
+            controlled(self._envoy, discovery, catalogue, task, on_receipt=self._received)
+        )
+        await self._undo.enter_async_context(background(self._tidy))
+
+    def _make_catalogue(self) -> Catalogue:
+        """Imports protobuf and its messages, which takes 0.1 s: for a thread."""
+        from cube.egress import messages
+        from cube.proxy import resources
+
+        listener = egress_listener(self._settings.egress_port, self._world, self._spool)
+        catalogue = Catalogue([resources.listener(listener)])
+        catalogue.make_on_demand(messages.SECRET, self._mint)
+        return catalogue
+
+    @property
+    def _spool(self) -> Path:
+        return self._home / "admin" / "spool.jsonl"
+
+    def _mint(self, name: str) -> Resource | None:
+        from cube.egress import messages
+
+        if not self._names.known(name):
+            return None
+        leaf = self._leaves.get(name)
+        return messages.leaf(leaf, self._authority.leaf_key_pem) if leaf else None
+
+    async def _tidy(self) -> None:
+        from cube.egress import messages
+
+        while True:
+            await asyncio.sleep(_TIDY_SECONDS)
+            for name in self._leaves.forget():
+                self._drop(messages.SECRET, name)
+
+    def _resources(self, policy: Policy) -> list[Resource]:
+        from cube.egress import messages
+
+        values = compiled.secrets(policy)
+        return [*(messages.credential(*item) for item in values.items()), messages.scope(policy)]
+
+    def _publish(self, policy: Policy, former: Policy | None) -> list[Resource]:
+        from cube.egress import messages
+
+        resources = self._resources(policy)
+        for resource in resources:
+            self._offer(resource)
+        stale = compiled.secrets(former).keys() - compiled.secrets(policy).keys() if former else ()
+        for name in stale:
+            self._drop(messages.SECRET, name)
+        return resources
+
+    async def _withdraw(self, policy: Policy) -> None:
+        from cube.egress import messages
+
+        self._drop(messages.SCOPE, policy.address)
+        for name in compiled.secrets(policy):
+            self._drop(messages.SECRET, name)
+        xds = self._xds
+        if xds is not None:
+            await self._until(lambda: xds.forgotten(messages.SCOPE, policy.address), policy.address)
+
+    def _offer(self, resource: Resource) -> None:
+        if self._xds is not None:
+            self._xds.put(resource)
+        elif self._catalogue is not None:
+            self._catalogue.put(resource)
+
+    def _drop(self, type_url: str, name: str) -> None:
+        if self._xds is not None:
+            self._xds.drop(type_url, name)
+        elif self._catalogue is not None:
+            self._catalogue.drop(type_url, name)
+
+    def _received(self, _: Receipt) -> None:
+        for event in self._receipts:
+            event.set()
+
+    async def _in_force(self, resources: Sequence[Resource]) -> None:
+        xds = self._xds
+        if xds is not None:
+            await self._until(lambda: all(xds.in_force(resource) for resource in resources), resources[-1].name)
+
+    async def _until(self, true: Callable[[], bool], address: str) -> None:
+        """Wait for what Envoy has to say, but not for long."""
+        received = asyncio.Event()
+        self._receipts.add(received)
+        try:
+            async with asyncio.timeout(_IN_FORCE_SECONDS):
+                while not true():
+                    received.clear()
+                    await received.wait()
+        except TimeoutError:
+            _log.warning("Envoy has not confirmed the change of the egress rules of %s yet", address)
+        finally:
+            self._receipts.discard(received)
+
+    def _is_in_force(self, address: str) -> bool:
+        from cube.egress import messages
+
+        if self._xds is None or self._catalogue is None:
+            return False
+        resource = self._catalogue.of(messages.SCOPE).get(address)
+        return resource is not None and self._xds.in_force(resource)
+
+    def _envoy_options(self, concurrency: int) -> EnvoyOptions:
+        admin_socket = self._home / "admin" / "admin.sock"
+        return EnvoyOptions(
+            directory=self._home,
+            uid=self._settings.egress_uid,
+            bootstrap=bootstrap(
+                f"{self._settings.instance}-egress",
+                admin_socket,
+                self._home / "xds.sock",
+                clusters=world_clusters(self._world),
+            ),
+            concurrency=concurrency,
+            # To be handed connections whose destination is somewhere else.
+            capabilities=("net_raw",),
+            # `misc` repeats for every refused range that its message is not settled yet.
+            arguments=("--file-flush-interval-msec", str(_FLUSH_MILLISECONDS), "--component-log-level", "misc:error"),
+        )
+
+
+def _canonical(address: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(address))
+    except ValueError:
+        raise InvalidInput(f"{address[:64]!r} is not an IPv4 address", field="address") from None
