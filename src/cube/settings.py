@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: Ids in the range of one sandbox: all that an image can use.
 ID_RANGE = 65536
+#: The steps of :data:`cube.model.network.CONNECTION_STEPS`, which a test compares.
+_CONNECTION_STEPS = (16, 64, 256, 1024, 4096, 16384)
 
 
 class Settings(BaseSettings):
@@ -72,6 +74,25 @@ class Settings(BaseSettings):
     )
     network_cidr: str = Field(
         default="10.213.0.0/16", description="IPv4 range that sandbox links take their addresses from, two each."
+    )
+    dns_servers: str = Field(
+        default="",
+        description="IPv4 addresses, separated by commas, that sandboxes' questions for names go to; empty asks the "
+        "host's own.",
+    )
+    dns_mode: str = Field(
+        default="open",
+        pattern="^(open|strict)$",
+        description="Which names sandboxes are answered whose policy does not say: `open` all, `strict` allowed ones.",
+    )
+    sandbox_connections: int = Field(
+        default=4096,
+        description="Connections at a time of a sandbox whose policy does not say: 16, 64, 256, 1024, 4096 or 16384.",
+    )
+    sandbox_bytes_per_second: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes per second, in each direction, of a sandbox whose policy does not say; 0 means no limit.",
     )
     id_base: int = Field(
         default=0x2000_0000,
@@ -140,6 +161,20 @@ class Settings(BaseSettings):
             raise ValueError("the callback must be an http or https URL")
         return value
 
+    @field_validator("dns_servers")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for address in filter(None, value.split(",")):
+            ipaddress.IPv4Address(address.strip())
+        return value
+
+    @field_validator("sandbox_connections")
+    @classmethod
+    def _step(cls, value: int) -> int:
+        if value not in _CONNECTION_STEPS:
+            raise ValueError(f"must be one of {', '.join(map(str, _CONNECTION_STEPS))}")
+        return value
+
     @field_validator("host_mount_prefixes")
     @classmethod
     def _directories(cls, value: str) -> str:
@@ -175,6 +210,11 @@ class Settings(BaseSettings):
         if network.prefixlen > 28:
             raise ValueError("the network must be /28 or larger: every sandbox takes two addresses")
         return value
+
+    @property
+    def dns_server_list(self) -> tuple[str, ...]:
+        """The addresses that ``dns_servers`` names."""
+        return tuple(address.strip() for address in self.dns_servers.split(",") if address.strip())
 
     @property
     def host_mount_directories(self) -> tuple[str, ...]:

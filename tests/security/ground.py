@@ -24,6 +24,7 @@ from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize
 from cube.model.errors import CubeError, NotFound
 from cube.model.ids import new_sandbox_id
 from cube.model.mounts import VolumeMount
+from cube.model.network import NetworkConfig
 from cube.model.resources import Resources
 from cube.model.sandbox import SandboxSpec
 from cube.settings import Settings
@@ -86,10 +87,20 @@ class Ground:
 
     @contextmanager
     def sandbox(
-        self, template: str = "base", resources: Resources = SMALL, volumes: tuple[VolumeMount, ...] = ()
+        self,
+        template: str = "base",
+        resources: Resources = SMALL,
+        volumes: tuple[VolumeMount, ...] = (),
+        network: NetworkConfig | None = None,
     ) -> Iterator[Box]:
-        """A sandbox that is ended at the end of the block."""
-        spec = SandboxSpec(new_sandbox_id(), self.images.get(template), resources, volume_mounts=volumes)
+        """A sandbox that is ended at the end of the block. Without a word about its network the internet is open."""
+        spec = SandboxSpec(
+            new_sandbox_id(),
+            self.images.get(template),
+            resources,
+            volume_mounts=volumes,
+            network=network or NetworkConfig(),
+        )
         try:
             yield Box(self, self.call(self.runtime.create(spec)), spec)
         finally:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cube.model.network import NetworkConfig
 from security.ground import Box, Ground
 
 #: How a connection that is not allowed ends, at once.
@@ -124,7 +125,6 @@ TARGETS = {
     "private 10/8": "10.0.0.1",
     "private 172.16/12": "172.17.0.1",
     "private 192.168/16": "192.168.0.1",
-    "public": "198.51.100.1",
     "broadcast": "255.255.255.255",
     "metadata over IPv6": "fd00:ec2::254",
     "link local IPv6": "fe80::1",
@@ -136,10 +136,30 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("address", TARGETS.values(), ids=TARGETS)
-def test_no_way_leads_out(sandbox: Box, address: str) -> None:
+def test_no_way_leads_to_what_is_not_the_internet(sandbox: Box, address: str) -> None:
     """Credentials of the machine lie at 169.254.169.254 of every cloud; private ranges are other people's machines.
-    Refused at once, so that programs do not hang."""
+    Closed also where the internet is open; refused at once, so that programs do not hang."""
     assert sandbox.probe(f"{CONNECT}\ntell(outcome(connect, {address!r}, 80))", "user") in CLOSED
+
+
+@pytest.mark.parametrize(
+    "network", [NetworkConfig(allow_internet_access=False), NetworkConfig(deny_out=("0.0.0.0/0",))], ids=["no", "deny"]
+)
+def test_no_way_leads_out_where_the_internet_is_closed(ground: Ground, network: NetworkConfig) -> None:
+    """TCP is refused at once; datagrams end without a word."""
+    with ground.sandbox(network=network) as box:
+        assert set(box.probe(f"""{CONNECT}
+tell([outcome(connect, '198.51.100.1', port) for port in (22, 80, 443)])
+""")) <= CLOSED  # fmt: skip
+        assert box.probe(f"""{CONNECT}
+def ask(address, port):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(0.5)
+        client.connect((address, port))
+        client.send(b'x')
+        client.recv(64)
+tell([outcome(ask, '198.51.100.1', port) for port in (53, 443)])
+""") == ["timed out"] * 2  # fmt: skip
 
 
 def test_multicast_and_broadcast_reach_nobody(ground: Ground, sandbox: Box) -> None:

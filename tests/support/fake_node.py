@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from cube.cubelet.agent import Recovered
 from cube.cubelet.runtime.base import Capabilities
 from cube.model.errors import SandboxNotFound, SnapshotNotFound
+from cube.model.network import NetworkConfig
 from cube.model.resources import Resources, ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import ImageConfig, Template
@@ -102,6 +104,11 @@ class FakeNode:
     async def delete_snapshot(self, snapshot_id: str) -> None:
         await self._enter("delete_snapshot", snapshot_id)
         self.snapshots.pop(snapshot_id, None)
+
+    async def update_network(self, sandbox_id: str, network: NetworkConfig) -> None:
+        await self._enter("update_network", sandbox_id)
+        self._require(sandbox_id)
+        self.specs[sandbox_id] = replace(self.specs[sandbox_id], network=network)
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:
         await self._enter("stats", sandbox_id)

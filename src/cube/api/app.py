@@ -14,6 +14,7 @@ from cube.api.lifecycle import LifecycleRoutes
 from cube.api.logs import LogRoutes
 from cube.api.metrics import MetricsRoutes
 from cube.api.middleware import BodyLimit, RequestIds
+from cube.api.networks import NetworkRoutes
 from cube.api.sandboxes import SandboxRoutes
 from cube.api.secrets import SecretRoutes
 from cube.api.templates import TemplateRoutes
@@ -68,6 +69,7 @@ def _routers(service: SandboxService, settings: Settings) -> list[APIRouter]:
         LogRoutes(service).router(),
         SandboxRoutes(service, views, settings.default_timeout).router(),
         LifecycleRoutes(service, views, settings.default_timeout).router(),
+        NetworkRoutes(service).router(),
         TemplateRoutes(service.templates).router(),
         VolumeRoutes(service.volumes).router(),
         SecretRoutes(service.secrets).router(),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cube.api.host_mounts import KEY, host_mounts
-from cube.api.schemas.requests import Network, NewSandbox, VolumeMount
+from cube.api.networks import network_config
+from cube.api.schemas.network import Network
+from cube.api.schemas.requests import NewSandbox, VolumeMount
 from cube.master.sandboxes.requests import CreateSandbox
 from cube.master.volumes.service import WantedMount
 from cube.model.errors import InvalidInput, Unsupported
 from cube.model.mounts import check_targets, clean_path
+from cube.model.network import NetworkConfig
 from cube.model.sandbox import OnTimeout
 
 
@@ -33,6 +36,7 @@ def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
         host_mounts=directories,
         volume_mounts=volumes,
         mask_request_host=None if body.network is None else body.network.mask_request_host,
+        network=_network(body),
     )
 
 
@@ -63,19 +67,15 @@ def _require_supported(body: NewSandbox) -> None:
     wishes = {
         "autoPauseMemory: false": not body.auto_pause_memory,
         "iam": bool(body.iam),
-        **(_network_wishes(body.network) if body.network else {}),
+        "network.httpsPorts": body.network is not None and bool(body.network.https_ports),
     }
     for field, wished in wishes.items():
         if wished:
             raise Unsupported(f"{field} is not supported by this server: leave it out")
 
 
-def _network_wishes(network: Network) -> dict[str, bool]:
-    """What of a network configuration needs more than the default policy, by which nothing goes out."""
-    return {
-        "network.allowOut": bool(network.allow_out),
-        "network.dnsServers": bool(network.dns_servers),
-        "network.egressProxy": bool(network.egress_proxy),
-        "network.rules": bool(network.rules),
-        "network.httpsPorts": bool(network.https_ports),
-    }
+def _network(body: NewSandbox) -> NetworkConfig | None:
+    """What is said about what it may reach; ``None`` when nothing is."""
+    if body.network is None and body.dns_config is None and body.allow_internet_access is None:
+        return None
+    return network_config(body.network or Network(), access=body.allow_internet_access, dns=body.dns_config)

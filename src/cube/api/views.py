@@ -6,19 +6,20 @@ import uuid
 from dataclasses import dataclass
 
 from cube.api.schemas.metrics import SandboxMetric
+from cube.api.schemas.network import SandboxNetwork
 from cube.api.schemas.sandboxes import (
     ConnectedSandbox,
     ListedSandbox,
     MountedVolume,
     SandboxDetail,
     SandboxLifecycle,
-    SandboxNetwork,
 )
 from cube.api.schemas.templates import TemplateBuild, TemplateDetail, TemplateSummary
 from cube.envd.version import ENVD_VERSION
 from cube.master.sandboxes.lifecycle import VisibleState, visible_state
 from cube.master.sandboxes.usage import UsageSample
 from cube.model.errors import SandboxNotFound
+from cube.model.network_wire import shown
 from cube.model.sandbox import Ingress, Sandbox
 from cube.model.template import Template
 
@@ -80,16 +81,22 @@ class Views:
             **self.listed(sandbox).model_dump(),
             envd_access_token=sandbox.envd_access_token,
             domain=self.domain,
-            network=_network(sandbox.ingress),
+            allow_internet_access=sandbox.network.allow_internet_access,
+            network=_network(sandbox),
             lifecycle=SandboxLifecycle(auto_resume=sandbox.auto_resume, on_timeout=sandbox.on_timeout.value),
         )
 
 
-def _network(ingress: Ingress) -> SandboxNetwork | None:
-    if ingress == Ingress():
+def _network(sandbox: Sandbox) -> SandboxNetwork | None:
+    policy, ingress = shown(sandbox.network), sandbox.ingress
+    if ingress == Ingress() and not policy:
         return None
-    public = ingress.traffic_access_token is None
-    return SandboxNetwork(allow_public_traffic=public, mask_request_host=ingress.mask_request_host)
+    said = {
+        **policy,
+        "allowPublicTraffic": ingress.traffic_access_token is None,
+        "maskRequestHost": ingress.mask_request_host,
+    }
+    return SandboxNetwork.model_validate(said)
 
 
 def metric(sample: UsageSample) -> SandboxMetric:

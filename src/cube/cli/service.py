@@ -33,6 +33,7 @@ from cube.envd.traffic import TrafficGate, admit
 from cube.master.sandboxes.service import SandboxService, sandbox_service
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning
 from cube.model.template import Template
+from cube.netagent.agent import NetworkAgent
 from cube.proxy import sockets
 from cube.proxy.inbound import CubeProxy
 from cube.proxy.routes import Gone, Route
@@ -69,12 +70,15 @@ async def running(settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         images = ImageStore(settings)
         await asyncio.to_thread(images.load)
-        runtime = ContainerRuntime(settings, images)
+        network = NetworkAgent(settings)
+        stack.push_async_callback(network.close)
+        await network.start()
+        runtime = ContainerRuntime(settings, images, network)
         stack.push_async_callback(runtime.close)
         await runtime.start()
         volumes = VolumeStore(settings)
         await asyncio.to_thread(volumes.open)
-        node = Cubelet(runtime, _Templates(settings, images), volumes=volumes, prepare=prewarm)
+        node = Cubelet(runtime, _Templates(settings, images), volumes=volumes, prepare=prewarm, network=network)
         cubelet = await stack.enter_async_context(node)
         service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         await _open_doors(stack, settings, service, cubelet)

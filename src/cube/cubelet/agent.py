@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cube.cubelet.runtime.base import Capabilities
 from cube.cubelet.volumes.content import VolumeContent
+from cube.model.network import NetworkConfig
 from cube.model.resources import ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import Template
@@ -118,6 +119,14 @@ class NodeAgent(Protocol):
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot; what came of it does not notice. Succeeds when there is none."""
+        ...
+
+    async def update_network(self, sandbox_id: str, network: NetworkConfig) -> None:
+        """Replace what a sandbox may reach, at once and as a whole; connections that are not allowed any more end.
+
+        One that has no processes now gets it when it is resumed. Raises ``SandboxNotFound``, ``HostError``, and then
+        the old policy stays.
+        """
         ...
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
@@ -20,9 +20,11 @@ from cube.cubelet.agent import NodeVolumes, Recovered
 from cube.cubelet.runtime.base import Found, Instance, LocalGuest, Runtime
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning, SandboxStopped, Unsupported
+from cube.model.network import NetworkConfig
 from cube.model.resources import ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
 from cube.model.template import Template
+from cube.netagent.agent import NetworkAgent
 
 log = structlog.get_logger(__name__)
 
@@ -63,8 +65,12 @@ class Cubelet:
         *,
         volumes: NodeVolumes,
         prepare: Callable[[EnvdSandbox], Awaitable[None]] | None = None,
+        network: NetworkAgent | None = None,
     ) -> None:
-        """``prepare`` is run beside each new sandbox (pre-warming); its failure is logged and harms nothing."""
+        """``prepare`` is run beside each new sandbox (pre-warming); its failure is logged and harms nothing.
+
+        ``network`` is the one that the runtime puts its sandboxes on.
+        """
         self._runtime = runtime
         #: Name of the runtime that isolates the sandboxes of this node.
         self.runtime = runtime.name
@@ -74,6 +80,7 @@ class Cubelet:
         self.volumes = volumes
         self._templates = templates
         self._prepare = prepare
+        self._network = network
         self._preparing = asyncio.Semaphore(_PREPARED_AT_ONCE)
         self._residents: dict[str, _Resident] = {}
         self._death_callbacks: list[Callable[[str], None]] = []
@@ -162,6 +169,15 @@ class Cubelet:
         """Remove a snapshot; succeeds when there is none."""
         await self._runtime.delete_snapshot(snapshot_id)
 
+    async def update_network(self, sandbox_id: str, network: NetworkConfig) -> None:
+        """Replace what a sandbox may reach. See :class:`NodeAgent`."""
+        resident = self._resident(sandbox_id)
+        if self._network is None:
+            raise Unsupported("this node has no network to change")
+        with suppress(SandboxNotFound):  # it is on no link while it has no processes
+            await self._network.update(sandbox_id, network)
+        resident.spec = replace(resident.spec, network=network)
+
     async def stats(self, sandbox_id: str) -> ResourceUsage:
         """What it uses now; raises ``SandboxNotFound``, ``SandboxNotRunning``."""
         resident = self._resident(sandbox_id)
@@ -181,6 +197,8 @@ class Cubelet:
                 continue
             self._admit(spec, found)
         await self._remove_leftovers()
+        if self._network is not None:
+            await self._network.forget_others()
         present = await self._runtime.snapshots()
         for snapshot_id in present - set(snapshots):
             log.info("snapshot.leftover", snapshot=snapshot_id)

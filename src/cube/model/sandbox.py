@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from cube.model.mounts import HostMount, VolumeMount
+from cube.model.network import NetworkConfig
 from cube.model.resources import Resources
 from cube.model.template import Template
 
@@ -89,6 +90,8 @@ class SandboxSpec:
     #: it has them. Without a meaning once it has started.
     snapshot_id: str | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
+    #: What it may reach. Can change while it runs.
+    network: NetworkConfig = field(default_factory=NetworkConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +123,5 @@ class Sandbox:
     #: What the last pause has kept; ``None`` while it runs.
     pause_mode: PauseMode | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
+    #: What it may reach: what its template says and what was asked for, as one.
+    network: NetworkConfig = field(default_factory=NetworkConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from cube.model.network import NetworkConfig
 from cube.model.resources import Resources
 
 
@@ -38,3 +39,5 @@ class Template:
     resources: Resources = field(default_factory=Resources)
     #: Whether the code interpreter (port 49999) can be offered.
     code_interpreter: bool = False
+    #: What its sandboxes may reach, to which each of them may add; ``None`` where it says nothing. Holds no secrets.
+    network: NetworkConfig | None = None

@@ -222,8 +222,8 @@ async def test_a_body_that_is_too_large(api: httpx.AsyncClient) -> None:
 
 async def test_unknown_templates_and_unsupported_wishes(api: httpx.AsyncClient) -> None:
     assert error(await api.post("/sandboxes", json={"templateID": "nope"}))[0] == 404
-    code, message = error(await api.post("/sandboxes", json={"templateID": "base", "network": {"rules": {"a": []}}}))
-    assert (code, "network.rules" in message) == (501, True)
+    code, message = error(await api.post("/sandboxes", json={"templateID": "base", "network": {"httpsPorts": [1]}}))
+    assert (code, "network.httpsPorts" in message) == (501, True)
     path = f"/sandboxes/{(await create(api))['sandboxID']}"
     assert error(await api.post(f"{path}/pause", json={"memory": False}))[0] == 501
     assert (await api.post(f"{path}/connect", json={"memory": False})).status_code == 200

@@ -9,6 +9,7 @@ from cube.master.sandboxes.requests import CreateSandbox
 from cube.master.volumes.service import WantedMount
 from cube.model.errors import InvalidInput, Unsupported
 from cube.model.mounts import HostMount
+from cube.model.network import NetworkConfig, NetworkLimits
 from cube.model.sandbox import OnTimeout
 
 
@@ -85,9 +86,6 @@ def test_both_names_of_the_environment() -> None:
     "fields",
     [
         {"network": None},
-        {"network": {}},
-        {"network": {"allowPublicTraffic": True, "denyOut": ["0.0.0.0/0"], "allowOut": []}},
-        {"allow_internet_access": False},
         {"secure": False},
         {"mcp": {"server": {}}},
         {"volumeMounts": []},
@@ -103,13 +101,68 @@ def test_what_asks_for_nothing_more_is_accepted(fields: dict[str, object]) -> No
     [
         ({"autoPauseMemory": False}, "autoPauseMemory"),
         ({"iam": {"tokens": {}}}, "iam"),
-        ({"network": {"allowOut": ["1.1.1.1"]}}, "allowOut"),
-        ({"network": {"rules": {"x": []}}}, "rules"),
         ({"network": {"egressProxy": {"address": "x:1"}}}, "egressProxy"),
-        ({"network": {"dnsServers": ["1.1.1.1"]}}, "dnsServers"),
         ({"network": {"httpsPorts": [443]}}, "httpsPorts"),
     ],
 )
 def test_a_wish_that_cannot_be_fulfilled_is_refused_by_name(fields: dict[str, object], name: str) -> None:
     with pytest.raises(Unsupported, match=name):
         request(**fields)
+
+
+CLOSED = NetworkConfig(allow_out=("a.test",), deny_out=("0.0.0.0/0",))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"network": {"allowOut": ["a.test"], "denyOut": ["0.0.0.0/0"]}},
+        {"network": {"allow_out": ["a.test"], "deny_out": ["0.0.0.0/0"]}},
+        {"cube_network_config": {"allowOut": ["a.test"], "denyOut": ["0.0.0.0/0"]}},
+        {"cubevs_context": {"allowOut": ["a.test"], "denyOut": ["0.0.0.0/0"]}},
+        {"CubeVSContext": {"allowOut": ["a.test"], "denyOut": ["0.0.0.0/0"]}},
+    ],
+)
+def test_e6_every_name_of_the_network_is_understood(fields: dict[str, object]) -> None:
+    assert request(**fields).network == CLOSED
+
+
+def test_e6_rules_in_upstream_s_form_and_in_e2b_s() -> None:
+    rule = {"match": {"host": "a.test"}, "action": {"allow": True}}
+    asked = request(network={"rules": [rule]}).network
+    assert asked is not None
+    assert asked.rules[0].match.host == "a.test"
+    asked = request(network={"rules": {"a.test": [{"transform": {"headers": {"X-Key": "k"}}}]}}).network
+    assert asked is not None
+    assert asked.transforms[0].inject[0].header == "X-Key"
+
+
+@pytest.mark.parametrize(
+    ("fields", "access"),
+    [
+        ({}, None),
+        ({"allow_internet_access": False}, False),
+        ({"allow_internet_access": True}, True),
+        ({"network": {"allowInternetAccess": False}}, False),
+        ({"network": {"allow_internet_access": False}}, False),
+        ({"network": {"allowInternetAccess": True}, "allow_internet_access": False}, False),
+    ],
+)
+def test_internet_access(fields: dict[str, object], access: bool | None) -> None:
+    asked = request(**fields).network
+    assert (asked.allow_internet_access if asked else None) is access
+
+
+def test_servers_for_names() -> None:
+    asked = request(dns_config={"servers": ["9.9.9.9"]}).network
+    assert asked is not None
+    assert asked.dns_servers == ("9.9.9.9",)
+    asked = request(dns_config={"servers": ["9.9.9.9"]}, network={"dnsServers": ["1.1.1.1"]}).network
+    assert asked is not None
+    assert asked.dns_servers == ("1.1.1.1",)
+
+
+def test_limits_of_the_network() -> None:
+    asked = request(network={"limits": {"connections": 64, "bytesPerSecond": 4096}}).network
+    assert asked is not None
+    assert asked.limits == NetworkLimits(64, 4096)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field
 
 from cube.api.schemas.base import RequestBody
 from cube.api.schemas.limits import WHOLE, Environment, Metadata, Seconds
+from cube.api.schemas.network import DnsConfig, Network
 from cube.model.ids import TEMPLATE_REF
 from cube.model.mounts import MOST
-from cube.proxy.routes import HOST_MASK
 
 
 class AutoResume(RequestBody):
@@ -24,28 +24,6 @@ class Lifecycle(RequestBody):
 
     on_timeout: Literal["kill", "pause"] = "kill"
     auto_resume: bool = False
-
-
-class Network(RequestBody):
-    """What a sandbox may reach and who may reach it."""
-
-    allow_out: list[str] | None = None
-    deny_out: list[str] | None = None
-    dns_servers: list[str] | None = None
-    egress_proxy: dict[str, Any] | None = None
-    rules: dict[str, Any] | list[Any] | None = None
-    allow_public_traffic: Annotated[
-        bool | None, Field(description="`false` asks for `trafficAccessToken` on every port but the agent's.")
-    ] = None
-    mask_request_host: Annotated[
-        str | None,
-        Field(
-            max_length=255,
-            pattern=f"^{HOST_MASK.pattern}$",
-            description="Host header that services in the sandbox see; `${PORT}` stands for the port.",
-        ),
-    ] = None
-    https_ports: list[Annotated[int, WHOLE]] | None = None
 
 
 class VolumeMount(RequestBody):
@@ -96,8 +74,25 @@ class NewSandbox(RequestBody):
     auto_resume: AutoResume | None = None
     lifecycle: Lifecycle | None = None
     secure: Annotated[bool, Field(description="Accepted and ignored: every sandbox is secured by a token.")] = True
-    allow_internet_access: Annotated[bool, Field(alias="allow_internet_access")] = True
-    network: Network | None = None
+    allow_internet_access: Annotated[
+        bool | None,
+        Field(alias="allow_internet_access", description="`false` closes everything that nothing else allows."),
+    ] = None
+    network: Annotated[
+        Network | None,
+        Field(
+            validation_alias=AliasChoices(
+                "network",
+                "cube_network_config",
+                "cubeNetworkConfig",
+                "cubevs_context",
+                "cubevsContext",
+                "CubeVSContext",
+            ),
+            description="What it may reach and who may reach it.",
+        ),
+    ] = None
+    dns_config: Annotated[DnsConfig | None, Field(validation_alias=AliasChoices("dns_config", "dnsConfig"))] = None
     metadata: Metadata | None = None
     env_vars: Environment | None = None
     envs: Annotated[Environment | None, Field(description="Another name of `envVars`.")] = None

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from cube.api.schemas.base import ResponseBody
+from cube.api.schemas.network import SandboxNetwork
 from cube.master.sandboxes.lifecycle import VisibleState
 
 _EXAMPLE = {
@@ -81,13 +82,6 @@ class SandboxLifecycle(ResponseBody):
     on_timeout: Literal["kill", "pause"]
 
 
-class SandboxNetwork(ResponseBody):
-    """What was asked for about its network."""
-
-    allow_public_traffic: bool
-    mask_request_host: str | None = None
-
-
 class SandboxDetail(ListedSandbox):
     """Everything about one sandbox."""
 
@@ -110,6 +104,8 @@ class SandboxDetail(ListedSandbox):
 
     envd_access_token: str | None = None
     domain: str
+    #: Left out when nothing was said about it.
+    allow_internet_access: bool | None = None
     #: Left out when nothing was asked for.
     network: SandboxNetwork | None = None
     lifecycle: SandboxLifecycle

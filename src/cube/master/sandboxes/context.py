@@ -16,6 +16,8 @@ from cube.master.sandboxes.lifecycle import advance
 from cube.master.sandboxes.logbook import LogBook, LogLevel
 from cube.master.sandboxes.registry import Entry, Registry
 from cube.master.store.sandboxes import SandboxStore
+from cube.model.network import NetworkConfig
+from cube.model.network_wire import summary
 from cube.model.sandbox import OnTimeout, PauseMode, SandboxState
 
 log = structlog.get_logger(__name__)
@@ -63,6 +65,13 @@ class Context:
         self.logs.note(entry.sandbox.sandbox_id, "Timeout changed", LogLevel.DEBUG, endAt=end_at.isoformat())
         self._watch_deadline(entry)
         return self.store.update(entry.sandbox)
+
+    def set_network(self, entry: Entry, network: NetworkConfig) -> asyncio.Future[None]:
+        """Note what a sandbox may reach from now on; the future is done when that is durable."""
+        entry.sandbox = replace(entry.sandbox, network=network)
+        entry.spec = replace(entry.spec, network=network)
+        self.logs.note(entry.sandbox.sandbox_id, "Network policy changed", LogLevel.INFO, policy=summary(network))
+        return self.store.update_network(entry.sandbox)
 
     def postpone(self, entry: Entry, seconds: float) -> None:
         """Do not act on the deadline of a sandbox for so long, even when it has passed."""

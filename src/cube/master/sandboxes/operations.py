@@ -16,6 +16,7 @@ from cube.master.sandboxes.admission import Admission
 from cube.master.sandboxes.context import Context, log_failure
 from cube.master.sandboxes.registry import Entry
 from cube.model.errors import Conflict, SandboxNotFound
+from cube.model.network import NetworkConfig
 from cube.model.sandbox import OnTimeout, PauseMode, Sandbox, SandboxState
 
 T = TypeVar("T")
@@ -109,3 +110,8 @@ class Operations:
             raise
         await context.move(entry, SandboxState.RUNNING, end_at=context.in_seconds(seconds), on_timeout=on_timeout)
         return entry.sandbox
+
+    async def update_network(self, entry: Entry, network: NetworkConfig) -> None:
+        """Replace what a sandbox may reach; when that fails, it may reach what it did."""
+        await self._context.node.update_network(entry.sandbox.sandbox_id, network)
+        await self._context.set_network(entry, network)

@@ -14,6 +14,7 @@ from cube.master.store.records import SandboxRecord
 from cube.model.errors import SandboxNotFound
 from cube.model.ids import new_sandbox_id, new_token
 from cube.model.mounts import VolumeMount
+from cube.model.network import merged
 from cube.model.sandbox import Ingress, Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
 
@@ -48,7 +49,7 @@ def new_entry(
     """A sandbox that is to be created, with an id and a token of its own.
 
     The token is always there: E2B's clients send it by themselves, and without it everyone who reaches the proxy could
-    use the sandbox.
+    use the sandbox. Raises ``InvalidInput`` when what may be reached does not fit what the template says of it.
     """
     sandbox = Sandbox(
         sandbox_id=new_sandbox_id(),
@@ -67,6 +68,7 @@ def new_entry(
         ingress=Ingress(None if request.public_traffic else new_token(), request.mask_request_host),
         host_mounts=request.host_mounts,
         volume_mounts=volumes,
+        network=merged(template.network, request.network),
     )
     return Entry(sandbox, SandboxRecord(sandbox, template).spec)
 

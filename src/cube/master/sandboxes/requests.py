@@ -8,6 +8,7 @@ from datetime import datetime
 from cube.master.sandboxes.lifecycle import VisibleState
 from cube.master.volumes.service import WantedMount
 from cube.model.mounts import HostMount
+from cube.model.network import NetworkConfig
 from cube.model.sandbox import OnTimeout, Sandbox
 
 
@@ -29,6 +30,8 @@ class CreateSandbox:
     #: Names or addresses of the nodes that it may run on; empty for any.
     nodes: tuple[str, ...] = ()
     volume_mounts: tuple[WantedMount, ...] = ()
+    #: What it may reach, beside what its template says; ``None`` when nothing was said.
+    network: NetworkConfig | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

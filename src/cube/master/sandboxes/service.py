@@ -41,6 +41,7 @@ from cube.model.errors import (
     Unsupported,
 )
 from cube.model.mounts import VolumeMount
+from cube.model.network import NetworkConfig
 from cube.model.sandbox import Ingress, OnTimeout, Sandbox, SandboxState
 from cube.settings import Settings
 
@@ -233,6 +234,15 @@ class SandboxService:
         if entry.sandbox.state is not SandboxState.RUNNING:
             raise SandboxNotRunning(sandbox_id, entry.sandbox.state.value)
         return entry.sandbox
+
+    async def update_network(self, sandbox_id: str, network: NetworkConfig) -> None:
+        """Replace what a sandbox may reach, as a whole and at once; its template has no say in it any more.
+
+        Connections that are not allowed any more end. Raises ``InvalidInput``, ``Conflict`` (busy).
+        """
+        network.checked()
+        entry = self._registry.get(self.get(sandbox_id).sandbox_id)
+        await exclusively(entry, self._operations.update_network(entry, network))
 
     def ingress(self, sandbox_id: str) -> Ingress:
         """Who may reach a sandbox that runs or is paused."""

@@ -12,11 +12,15 @@ from sqlalchemy import RowMapping
 
 from cube.master.store.secretbox import SecretBox
 from cube.model.mounts import HostMount, VolumeMount
+from cube.model.network import NetworkConfig
+from cube.model.network_wire import restored, stored
 from cube.model.resources import Resources
 from cube.model.sandbox import Ingress, OnTimeout, PauseMode, Sandbox, SandboxSpec, SandboxState
 from cube.model.template import Template
 
 _TEMPLATE = TypeAdapter(Template)
+#: What sandboxes of versions without policies might reach.
+_OF_OLD = NetworkConfig(allow_internet_access=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class SandboxRecord:
             host_mounts=self.sandbox.host_mounts,
             snapshot_id=self.sandbox.snapshot_id,
             volume_mounts=self.sandbox.volume_mounts,
+            network=self.sandbox.network,
         )
 
 
@@ -70,7 +75,7 @@ def sandbox_row(sandbox: Sandbox, digest: str, box: SecretBox) -> dict[str, Any]
         "pids": sandbox.resources.pids,
         "open_files": sandbox.resources.open_files,
         "metadata": sandbox.metadata,
-        "secrets": _seal(sandbox, box),
+        "secrets": seal(sandbox, box),
         "runtime": sandbox.runtime,
         "snapshot_id": sandbox.snapshot_id,
         "auto_pause_mode": sandbox.auto_pause_mode.value,
@@ -101,17 +106,20 @@ def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
         auto_pause_mode=PauseMode(row["auto_pause_mode"]),
         pause_mode=None if row["pause_mode"] is None else PauseMode(row["pause_mode"]),
         volume_mounts=tuple(VolumeMount(**mount) for mount in secrets.get("volume_mounts", ())),
+        network=restored(secrets["network"]) if "network" in secrets else _OF_OLD,
     )
     return SandboxRecord(sandbox, _TEMPLATE.validate_python(row["manifest"]))
 
 
-def _seal(sandbox: Sandbox, box: SecretBox) -> bytes:
+def seal(sandbox: Sandbox, box: SecretBox) -> bytes:
+    """What of a sandbox is stored encrypted."""
     secrets = {
         "env_vars": sandbox.env_vars,
         "envd_access_token": sandbox.envd_access_token,
         "ingress": sandbox.ingress,
         "host_mounts": sandbox.host_mounts,
         "volume_mounts": sandbox.volume_mounts,
+        "network": stored(sandbox.network),
     }
     return box.seal(orjson.dumps(secrets), sandbox.sandbox_id.encode())
 

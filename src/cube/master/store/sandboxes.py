@@ -11,7 +11,14 @@ from typing import Any
 from sqlalchemy import Connection, Executable, bindparam, delete, insert, select, update
 
 from cube.master.store.idempotency import freeing
-from cube.master.store.records import SandboxRecord, sandbox_record, sandbox_row, template_digest, template_manifest
+from cube.master.store.records import (
+    SandboxRecord,
+    sandbox_record,
+    sandbox_row,
+    seal,
+    template_digest,
+    template_manifest,
+)
 from cube.master.store.secretbox import SecretBox
 from cube.master.store.tables import sandboxes, snapshots, template_revisions
 from cube.master.store.writer import Writer
@@ -28,6 +35,7 @@ _UPDATE = (
     .where(_BY_ID)
     .values({name: bindparam(name) for name in ("state", "end_at", "on_timeout", "pause_mode")})
 )
+_SEAL = update(sandboxes).where(_BY_ID).values(secrets=bindparam("secrets"))
 _END = update(sandboxes).where(_BY_ID).values(state=SandboxState.KILLED.value, ended_at=bindparam("ended_at"))
 _LIVE = (
     select(sandboxes, template_revisions.c.manifest)
@@ -76,6 +84,11 @@ class SandboxStore:
             "pause_mode": sandbox.pause_mode,
         }
         return self._writer.submit(_execution(_UPDATE, change))
+
+    def update_network(self, sandbox: Sandbox) -> asyncio.Future[None]:
+        """Record what a sandbox may reach, which is encrypted with its other secrets."""
+        sealed = {"key": sandbox.sandbox_id, "secrets": seal(sandbox, self._box)}
+        return self._writer.submit(_execution(_SEAL, sealed))
 
     def end(self, sandbox_id: str, ended_at: datetime) -> asyncio.Future[None]:
         """Record that a sandbox is gone."""

@@ -31,8 +31,7 @@ from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError, HostError, SandboxNotFound, SandboxStopped, Unsupported
 from cube.model.resources import ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
-from cube.netagent.firewall import Firewall
-from cube.netagent.links import LinkPool
+from cube.netagent.agent import NetworkAgent
 from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -77,12 +76,14 @@ class ContainerRuntime:
         volumes=True,
     )
 
-    def __init__(self, settings: Settings, images: ImageStore) -> None:
+    def __init__(self, settings: Settings, images: ImageStore, network: NetworkAgent | None = None) -> None:
+        """``network`` is started and closed by whoever made it; without one the runtime has its own."""
         self._run_dir = settings.run_dir
         self._images = images
         self._volume = Volume(settings)
-        self._firewall = Firewall(settings)
-        self._links = LinkPool(settings)
+        self._own_network = network is None
+        self._network = network or NetworkAgent(settings)
+        self._links = self._network.veths
         self._cgroups = CgroupManager(settings, detect())
         self._launcher = Launcher()
         claims = Claims(settings)
@@ -102,7 +103,8 @@ class ContainerRuntime:
     async def start(self) -> None:
         """Make ready: program, volume, firewall, cgroups, launcher, pools. Seats that nobody remembers are cleared."""
         await asyncio.to_thread(self._prepare)
-        await self._firewall.install()
+        if self._own_network:
+            await self._network.start()
         await self._launcher.start(self._program)
         await self._links.start()
         await self._leftovers.clear()
@@ -125,6 +127,8 @@ class ContainerRuntime:
             await instance.guest.close()
         await self._seats.close()
         await self._links.close(remove=False)
+        if self._own_network:
+            await self._network.close()
         await self._launcher.close()
 
     async def remove(self) -> None:
@@ -137,7 +141,8 @@ class ContainerRuntime:
         await self._cgroups.close(remove=True)
         await self._links.close(remove=True)
         await self._launcher.close()
-        await self._firewall.remove()
+        if self._own_network:
+            await self._network.close(remove=True)
         await asyncio.to_thread(self._images.unmount_all)
         await asyncio.to_thread(self._volume.discard)
 
@@ -242,6 +247,7 @@ class ContainerRuntime:
             return
         await instance.seat.cgroup.kill()
         await instance.guest.close()
+        await self._network.release(sandbox_id)
         await self._remove_layers(sandbox_id, instance.seat, instance.layer, keeps=instance.keeps)
         self._records.forget(sandbox_id)
         self._seats.leave(instance.seat)
@@ -266,6 +272,7 @@ class ContainerRuntime:
 
     async def _started(self, spec: SandboxSpec, seat: Seat, layer: str, *, fresh: bool) -> ContainerInstance:
         """Start it in a seat and note that it runs there; whoever calls undoes what a failure leaves."""
+        await self._network.attach(spec.sandbox_id, seat.link, spec.network)
         launched = await self._starter.start(spec, seat, layer, fresh=fresh)
         instance = self._settle(spec, seat, layer, launched)
         self._instances[spec.sandbox_id] = instance
@@ -285,6 +292,7 @@ class ContainerRuntime:
 
     async def _adopted(self, spec: SandboxSpec, record: Record, *, frozen: bool) -> ContainerInstance:
         seat = await self._seats.adopt(record.seat, record.pid)
+        await self._network.attach(spec.sandbox_id, seat.link, spec.network)
         # A crash may have come between a pause and its record, or the other way round, or while it was captured.
         await (seat.cgroup.freeze() if frozen else seat.cgroup.thaw())
         instance = _instance(spec, seat, record.layer, self._records.connect(spec.sandbox_id))
@@ -306,6 +314,7 @@ class ContainerRuntime:
         try:
             await instance.seat.cgroup.kill()
             await instance.guest.close()
+            await self._network.release(sandbox_id)
             await in_thread(self._kept.keep, sandbox_id, instance.layer)
         except CubeError as error:
             raise SandboxStopped(f"the sandbox could not be stopped in order: {error.message}") from error
@@ -327,6 +336,7 @@ class ContainerRuntime:
         """Remove what a failed or cancelled start has made; what cannot be removed now is a leftover for later."""
         try:
             await seat.cgroup.kill()
+            await self._network.release(sandbox_id)
             await self._remove_layers(sandbox_id, seat, layer, keeps=False)
         except CubeError as error:
             log.warning("sandbox.undo_failed", sandbox=sandbox_id, reason=error.message)

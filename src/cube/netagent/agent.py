@@ -1,0 +1,206 @@
+"""The network agent: hands out links, puts policies in force on them, and keeps both so.
+
+Runtimes of this process call it directly; ``cube.netagent.rpc`` and ``cube.netagent.http`` offer the same to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from typing import Final, TypeVar
+
+from cube.model.egress import EgressGateway
+from cube.model.errors import SandboxNotFound
+from cube.model.network import DnsMode, NetworkConfig
+from cube.model.network_wire import summary
+from cube.netagent.compiled import CompiledPolicy, NodeDefaults, compiled
+from cube.netagent.factory import AnyLink
+from cube.netagent.firewall import Firewall
+from cube.netagent.links import LinkPool, TapPool
+from cube.netagent.policies import Policies
+from cube.netagent.rules_push import RulesPush
+from cube.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between looking whether everything is still as it was made.
+_MAINTENANCE_S: Final = 5.0
+#: Entries of a policy that are worked through on the loop; longer lists would hold others up.
+_COMPILED_AT_ONCE: Final = 32
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A sandbox on a link, under a policy."""
+
+    sandbox_id: str
+    link: AnyLink
+    network: NetworkConfig
+    policy: CompiledPolicy
+
+    @property
+    def address(self) -> IPv4Address:
+        """Address of the sandbox."""
+        return self.link.address
+
+
+class NetworkAgent:
+    """The network of one instance. Use from one event loop; ``close`` must be called, also after a failed start."""
+
+    def __init__(self, settings: Settings, gateway: EgressGateway | None = None) -> None:
+        """``gateway`` judges HTTP and HTTPS; without one, what it would judge is closed."""
+        self.veths = LinkPool(settings)
+        self.taps = TapPool(settings)
+        self._firewall = Firewall(settings)
+        self._policies = Policies(settings.instance)
+        self._push = RulesPush(gateway)
+        self._defaults = NodeDefaults(
+            dns=DnsMode(settings.dns_mode),
+            connections=settings.sandbox_connections,
+            bytes_per_second=settings.sandbox_bytes_per_second,
+        )
+        #: Policies are changed one after the other, by a thread that does nothing else.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{settings.instance}-policies")
+        self._attached: dict[str, Attachment] = {}
+        #: By address, for whoever has a packet and nothing else.
+        self._by_address: dict[IPv4Address, Attachment] = {}
+        #: One change at a time for each sandbox; the next one waits.
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Put the firewall in force, and keep it so. ``HostError`` when the machine refuses. Pools start by themselves.
+
+        Policies of an earlier run stay in force until :meth:`forget_others`.
+        """
+        await self._firewall.install()
+        await self._run(self._policies.open)
+        self._keeper = asyncio.create_task(self._keep(), name="network")
+
+    async def close(self, *, remove: bool = False) -> None:
+        """Stop. What is in force stays in force, unless ``remove``: then nothing of this instance's network is left.
+
+        Closing again does nothing more.
+        """
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        await self.veths.close(remove=remove)
+        await self.taps.close(remove=remove)
+        self._policies.close()
+        self._thread.shutdown()
+        if remove:
+            await self._firewall.remove()
+
+    # -- sandboxes -----------------------------------------------------------------------------------------------
+
+    async def attach(self, sandbox_id: str, link: AnyLink, network: NetworkConfig) -> Attachment:
+        """Put a policy in force on a link; it is when this returns. In place of what the sandbox had before, if any.
+
+        ``HostError`` when the kernel refuses; the link is closed then.
+        """
+        fresh = Attachment(sandbox_id, link, network, await self._compiled(network))
+        async with self._lock(sandbox_id):
+            former = self._attached.get(sandbox_id)
+            if former is not None and former.address != link.address:
+                await self._detach(former)
+            await self._put(fresh)
+        _log.debug("sandbox %s at %s: %s", sandbox_id, link.address, summary(network))
+        return fresh
+
+    async def update(self, sandbox_id: str, network: NetworkConfig) -> Attachment:
+        """Replace the policy of a sandbox, at once and as a whole; what it does not allow any more is cut.
+
+        ``SandboxNotFound`` when it is not on a link; ``HostError`` when the kernel refuses, and the old policy stays.
+        """
+        async with self._lock(sandbox_id):
+            former = self.attachment(sandbox_id)
+            fresh = replace(former, network=network, policy=await self._compiled(network))
+            await self._put(fresh)
+        return fresh
+
+    async def release(self, sandbox_id: str) -> None:
+        """Close the link of a sandbox. Succeeds when it is on none; the link itself is its owner's to give back."""
+        if sandbox_id not in self._attached and sandbox_id not in self._locks:
+            return
+        async with self._lock(sandbox_id):
+            former = self._attached.get(sandbox_id)
+            if former is not None:
+                await self._detach(former)
+        self._locks.pop(sandbox_id, None)
+
+    def attachment(self, sandbox_id: str) -> Attachment:
+        """Where a sandbox is; ``SandboxNotFound`` when it is on no link."""
+        try:
+            return self._attached[sandbox_id]
+        except KeyError:
+            raise SandboxNotFound(sandbox_id) from None
+
+    def attachments(self) -> list[Attachment]:
+        """All sandboxes that are on links."""
+        return list(self._attached.values())
+
+    def at(self, address: IPv4Address) -> Attachment | None:
+        """The sandbox that has an address."""
+        return self._by_address.get(address)
+
+    async def forget_others(self) -> None:
+        """Close the links of sandboxes that an earlier run knew and this one does not."""
+        known = set(self._by_address)
+        for address in await self._run(self._policies.addresses) - known:
+            await self._run(self._policies.clear, address)
+            await self._push.remove(address)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _lock(self, sandbox_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(sandbox_id, asyncio.Lock())
+
+    async def _compiled(self, network: NetworkConfig) -> CompiledPolicy:
+        if len(network.allow_out) + len(network.deny_out) <= _COMPILED_AT_ONCE:
+            return compiled(network, self._defaults)
+        return await asyncio.to_thread(compiled, network, self._defaults)
+
+    async def _put(self, attachment: Attachment) -> None:
+        # Shielded: when nobody waits any more, it is known all the same that a policy is in force there.
+        await asyncio.shield(self._put_whole(attachment))
+
+    async def _put_whole(self, attachment: Attachment) -> None:
+        await self._run(self._policies.set, attachment.address, attachment.policy)
+        self._attached[attachment.sandbox_id] = attachment
+        self._by_address[attachment.address] = attachment
+        await self._push.put(attachment.address, attachment.sandbox_id, attachment.network.gateway_rules)
+
+    async def _detach(self, attachment: Attachment) -> None:
+        await self._run(self._policies.clear, attachment.address)
+        self._attached.pop(attachment.sandbox_id, None)
+        self._by_address.pop(attachment.address, None)
+        await self._push.remove(attachment.address)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_MAINTENANCE_S)
+            try:
+                await self.maintain()
+            except Exception:  # noqa: BLE001  the keeper must outlive whatever goes wrong once
+                _log.exception("the network could not be looked after")
+
+    async def maintain(self) -> None:
+        """Put back what others have taken away, and tell the gateway again what it did not take."""
+        if not await self._firewall.present():
+            _log.warning("the table of the firewall was removed by somebody else: it is made again")
+            await self._firewall.install()
+            await self._run(self._policies.rebuild)
+        await self._firewall.maintain()
+        await self._push.retry()
+
+    async def _run(self, job: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
