@@ -109,12 +109,15 @@ static int set_names(const struct identity *i)
     return error;
 }
 
-/* In place: programs may have it mapped. */
-static int tell_generation(uint64_t generation)
+/* In place: programs may have it mapped. A machine that goes on as the only one of its memory keeps its number, so that
+ * what its programs have seeded on purpose stays as it is. */
+static int tell_generation(uint64_t generation, bool copied)
 {
     char text[24];
     int n = snprintf(text, sizeof text, "%020llu\n", (unsigned long long)generation);
-    int fd = open(GUEST_GENERATION "/generation", O_WRONLY | O_CREAT | O_CLOEXEC, 0444);
+    int fd = open(GUEST_GENERATION "/generation", O_WRONLY | O_CREAT | (copied ? 0 : O_EXCL) | O_CLOEXEC, 0444);
+    if (fd < 0 && errno == EEXIST)
+        return 0;
     int error = fd < 0 || pwrite(fd, text, (size_t)n, 0) != n ? errno : 0;
     close(fd);
     return error;
@@ -180,7 +183,7 @@ static int identify(struct reader *body)
     if (!error)
         error = set_names(&i);
     if (!error)
-        error = tell_generation(i.generation);
+        error = tell_generation(i.generation, i.flags & RESET_CONNECTIONS);
     return error ? error : stop(false);
 }
 

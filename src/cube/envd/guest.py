@@ -10,10 +10,10 @@ Paths: absolute, or relative to the user's home; ``~`` and ``~/x`` mean that hom
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,3 +222,49 @@ class Guest(Protocol):
         ...
 
     async def watch(self, path: str, user: str, *, recursive: bool) -> Watch: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """A process of an earlier connection that runs, or of whose end nobody has been told. ``note`` is what was kept
+    for it, unless the sandbox lies."""
+
+    pid: int
+    note: bytes
+
+
+@runtime_checkable
+class LastingGuest(Protocol):
+    """What a guest can do besides whose processes and streams outlive the connection to it: another one, to the same
+    guest or to a copy of it, takes them up. Errors are those of :class:`Guest`."""
+
+    def annotate(self, pid: int, note: bytes) -> None:
+        """Keep up to 4 KiB for a process that was started here; does not wait."""
+        ...
+
+    async def survivors(self) -> list[Survivor]:
+        """Processes that were started through another connection and that nobody here has taken up."""
+        ...
+
+    async def take_up(self, pid: int) -> GuestProcess:
+        """Follow such a process, with what has not been read of its output; raises ``NotFound``."""
+        ...
+
+    def stream_of(self, fd: int) -> int:
+        """Number of the stream behind a descriptor of a process's stdio, which holds in every copy of the guest.
+
+        Raises ``NotFound`` when the process has closed it.
+        """
+        ...
+
+    async def open_streams(self, streams: Sequence[int]) -> list[int]:
+        """Descriptors for streams of an earlier connection; raises ``NotFound`` when one of them is gone."""
+        ...
+
+    async def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a process that any connection has started; raises ``NotFound``."""
+        ...
+
+    async def drop_rest(self) -> None:
+        """Close the streams that nobody here has taken up: what reads or writes them sees its other end go."""
+        ...

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 
+from cube.envd.guest import LastingGuest
 from cube.envd.interpreter.child_kernels import start_bash, start_node
 from cube.envd.interpreter.events import Event
 from cube.envd.interpreter.fork_host import ForkHost
-from cube.envd.interpreter.kernel import Cell, Execution, Kernel, KernelDied
+from cube.envd.interpreter.kernel import Cell, Execution, Kernel, KernelDied, KernelState, TransportState
 from cube.envd.interpreter.languages import Language
+from cube.envd.interpreter.processes import killer
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import LimitExceeded, NotFound, SandboxNotRunning
 
@@ -29,6 +32,25 @@ SETTLE_SECONDS = 1.5
 _KEY = "interpreter"
 
 Sink = Callable[[list[Event]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextState:
+    """One context; ``kernel`` is ``None`` when none runs."""
+
+    id: str
+    language: str
+    cwd: str
+    default: bool
+    kernel: KernelState | None
+
+
+@dataclass(frozen=True, slots=True)
+class InterpreterState:
+    """The contexts of a sandbox, for whoever takes them up in a copy of it."""
+
+    host: TransportState | None
+    contexts: list[ContextState]
 
 
 class Admission:
@@ -51,8 +73,10 @@ class Admission:
 class Context:
     """A kernel that is started when it is needed, and again when it has died. Executions run one after the other."""
 
-    def __init__(self, language: Language, cwd: str, start: Callable[[], Awaitable[Kernel]]) -> None:
-        self.id = secrets.token_hex(16)
+    def __init__(
+        self, language: Language, cwd: str, start: Callable[[], Awaitable[Kernel]], context_id: str | None = None
+    ) -> None:
+        self.id = context_id or secrets.token_hex(16)
         self.language = language
         self.cwd = cwd
         self._start = start
@@ -76,6 +100,22 @@ class Context:
         """
         async with self._turn:
             await self._run_now(cell, sink)
+
+    def describe(self, stream_of: Callable[[int], int]) -> KernelState | None:
+        """The kernel for whoever takes it up; ``None`` when none runs."""
+        return None if self._kernel is None else self._kernel.describe(stream_of)
+
+    async def take_up(self, kernel: Kernel, state: KernelState, variables: Mapping[str, str]) -> None:
+        """Go on with a kernel of another connection, or of the sandbox that this one was copied from. What it is at is
+        interrupted, for nobody is left to listen; one that does not stop is ended."""
+        async with self._starting:
+            self._kernel = kernel
+        try:
+            execution = await kernel.take_up(state, variables)
+            if execution is not None and not await _settle(execution):
+                await kernel.close()
+        except KernelDied:
+            await kernel.close()
 
     async def restart(self) -> None:
         """Replace the kernel; an execution under way fails. Raises ``CubeError``."""
@@ -170,6 +210,43 @@ class Interpreter:
         self._defaults = {language: one for language, one in self._defaults.items() if one is not context}
         await context.close()
 
+    def describe(self, stream_of: Callable[[int], int]) -> InterpreterState:
+        """All of it, for whoever takes it up in a copy of the sandbox."""
+        contexts = [
+            ContextState(
+                one.id, one.language.value, one.cwd, one is self._defaults.get(one.language), one.describe(stream_of)
+            )
+            for one in self.list()
+        ]
+        return InterpreterState(self._python.describe(stream_of), contexts)
+
+    async def take_up(self, guest: LastingGuest, state: InterpreterState) -> None:
+        """Go on with what is described, in place of what is here, which has no kernels yet. What is gone in the sandbox
+        is started again when it is needed."""
+        variables = {**self._sandbox.image.env, **self._sandbox.env_vars}
+        if state.host is not None:
+            with contextlib.suppress(NotFound):
+                await self._python.take_up(guest, state.host, variables)
+        self._contexts.clear()
+        self._defaults.clear()
+        for one in state.contexts:
+            context = self._add(Language(one.language), one.cwd, one.id)
+            if one.default:
+                self._defaults[context.language] = context
+            if one.kernel is not None:
+                await self._take_up_kernel(context, one.kernel, guest, variables)
+
+    async def _take_up_kernel(
+        self, context: Context, state: KernelState, guest: LastingGuest, variables: Mapping[str, str]
+    ) -> None:
+        process = state.transport.process
+        kill = self._python.kill if process is None else killer(guest, process)
+        try:
+            transport = await state.transport.open(guest, kill)
+        except NotFound:
+            return
+        await context.take_up(Kernel(transport), state, variables)
+
     async def close(self) -> None:
         """End everything; the sandbox stops."""
         self.closed = True
@@ -177,10 +254,10 @@ class Interpreter:
             await context.close()
         await self._python.close()
 
-    def _add(self, language: Language, cwd: str) -> Context:
+    def _add(self, language: Language, cwd: str, context_id: str | None = None) -> Context:
         if len(self._contexts) >= MAX_CONTEXTS:
             raise LimitExceeded(f"A sandbox has at most {MAX_CONTEXTS} contexts; remove one that is not needed.")
-        context = Context(language, cwd or home(self._sandbox), self._starter(language, cwd))
+        context = Context(language, cwd or home(self._sandbox), self._starter(language, cwd), context_id)
         self._contexts[context.id] = context
         return context
 

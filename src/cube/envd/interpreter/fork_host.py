@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
+from cube.envd.guest import LastingGuest
 from cube.envd.interpreter.events import Fatal, Refused, decode
-from cube.envd.interpreter.kernel import DROP_PAUSE, Kernel, Transport
+from cube.envd.interpreter.kernel import DROP_PAUSE, Kernel, Transport, TransportState
 from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer, close_quietly, last_words
-from cube.envd.interpreter.processes import end, pipes, spawn, spawn_program
+from cube.envd.interpreter.processes import end, killer, pipes, spawn, spawn_program
 from cube.envd.sandboxes import EnvdSandbox
-from cube.model.errors import CubeError, InvalidInput, Unavailable
+from cube.model.errors import CubeError, InvalidInput, NotFound, Unavailable
 
 #: Longest line of a host, in bytes: it only says that it is ready or what went wrong.
 _MAX_LINE = 64 * 1024
@@ -55,6 +57,26 @@ class ForkHost:
         finally:
             await end(holder)
 
+    def describe(self, stream_of: Callable[[int], int]) -> TransportState | None:
+        """What takes the host up again; ``None`` when it does not run."""
+        control = self._control
+        if control is None or not control.alive:
+            return None
+        with contextlib.suppress(NotFound):
+            return control.transport.describe(stream_of)
+        return None
+
+    async def take_up(self, guest: LastingGuest, state: TransportState, variables: Mapping[str, str]) -> None:
+        """Go on with a host that another connection has started. Raises ``NotFound`` when it is gone."""
+        transport = await state.open(guest, killer(guest, state.process))
+        self._control = _Control(transport)
+        await self._control.take_up(variables)
+
+    async def kill(self, pid: int | None) -> None:
+        """End a kernel that the host has forked."""
+        if self._control is not None:
+            await self._control.kill(pid)
+
     async def close(self) -> None:
         """End the host; kernels that run are not touched."""
         control, self._control = self._control, None
@@ -66,7 +88,7 @@ class _Control:
     """The channel to one host process, and the task that reads its complaints."""
 
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+        self.transport = transport
         self._writer = Writer(transport.requests)
         self._reader = LineReader(transport.events, _MAX_LINE)
         self._refusals: dict[int, asyncio.Future[CubeError]] = {}
@@ -85,6 +107,12 @@ class _Control:
             raise
         return control
 
+    async def take_up(self, variables: Mapping[str, str]) -> None:
+        """Set the variables of the kernels to come."""
+        with contextlib.suppress(BrokenPipeError):
+            await self._writer.write(b"\n")  # ends a request that was cut off
+            await self._request({"op": "environment", "variables": dict(variables)})
+
     @property
     def alive(self) -> bool:
         return not (self._listener.done() or self._listener.cancelling())
@@ -92,7 +120,7 @@ class _Control:
     async def fork(self, holder: int, descriptors: tuple[int, int], cwd: str) -> Kernel:
         refusal: asyncio.Future[CubeError] = asyncio.get_running_loop().create_future()
         self._refusals[holder] = refusal
-        kernel = Kernel(Transport(*descriptors, self._kill))
+        kernel = Kernel(Transport(*descriptors, self.kill))
         try:
             await self._request({"op": "fork", "holder": holder, "cwd": cwd})
             await _first(kernel, refusal)
@@ -108,10 +136,11 @@ class _Control:
         await asyncio.wait({self._listener})
         self._reader.close()
         self._writer.close()
-        close_quietly(self._transport.stderr)
-        await self._transport.kill(None)
+        close_quietly(self.transport.stderr)
+        await self.transport.kill(None)
 
-    async def _kill(self, pid: int | None) -> None:
+    async def kill(self, pid: int | None) -> None:
+        """End a kernel that was forked here."""
         if pid is not None and self.alive:
             with contextlib.suppress(Unavailable):
                 await self._request({"op": "kill", "pid": pid})
@@ -130,7 +159,7 @@ class _Control:
                     for line in lines:
                         self._take(line)
                     await asyncio.sleep(DROP_PAUSE)
-            if words := last_words(self._transport.stderr):
+            if words := last_words(self.transport.stderr):
                 self._failure = InvalidInput(f"The kernel host could not start: {words}")
         finally:
             for refusal in self._refusals.values():

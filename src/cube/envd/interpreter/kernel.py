@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 import orjson
 import structlog
 
+from cube.envd.guest import LastingGuest
 from cube.envd.interpreter.events import MAX_LINE, Done, Event, Failed, Fatal, Ready, Shown, Started, Text, decode
 from cube.envd.interpreter.pipes import LineReader, LineTooLong, Writer, close_quietly, last_words
-from cube.model.errors import InvalidInput, Unavailable
+from cube.model.errors import InvalidInput, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +43,43 @@ class Transport:
     kill: Callable[[int | None], Awaitable[None]]
     #: Read end of its stderr, where there is one; programs use it only until they have started.
     stderr: int | None = None
+    #: Process id in the sandbox of what the service has started itself; ``None`` for what that has forked.
+    process: int | None = None
+
+    def describe(self, stream_of: Callable[[int], int]) -> TransportState:
+        """What takes it up again in a copy of the sandbox. Raises ``NotFound`` when a pipe has been closed inside."""
+        stderr = None
+        if self.stderr is not None:
+            with contextlib.suppress(NotFound):  # it is closed once the program has started
+                stderr = stream_of(self.stderr)
+        return TransportState(stream_of(self.requests), stream_of(self.events), stderr, self.process)
+
+
+@dataclass(frozen=True, slots=True)
+class TransportState:
+    """Numbers of the streams of a transport, and the process behind it."""
+
+    requests: int
+    events: int
+    stderr: int | None
+    process: int | None
+
+    async def open(self, guest: LastingGuest, kill: Callable[[int | None], Awaitable[None]]) -> Transport:
+        """The transport in another connection or a copy. Raises ``NotFound`` when it is gone."""
+        streams = [self.requests, self.events, *([] if self.stderr is None else [self.stderr])]
+        requests, events, *rest = await guest.open_streams(streams)
+        return Transport(requests, events, kill, rest[0] if rest else None, self.process)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelState:
+    """A kernel that runs, for whoever takes it up in a copy of its sandbox."""
+
+    transport: TransportState
+    pid: int
+    #: Executions so far, and whether the last one still runs.
+    count: int
+    executing: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +95,7 @@ class Kernel:
     """A kernel and the task that reads from it. Nothing else reads, so a silent client stops a chatty kernel."""
 
     def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._writer = Writer(transport.requests)
         self._reader = LineReader(transport.events, MAX_LINE)
         self._kill = transport.kill
@@ -83,8 +123,32 @@ class Kernel:
             event = None
         if not isinstance(event, Ready):
             raise InvalidInput(event.message if isinstance(event, Fatal) else self._obituary())
-        self._pid = event.pid
+        self._go_on(event.pid)
+
+    def _go_on(self, pid: int) -> None:
+        self._pid = pid
         self._pump = asyncio.create_task(self._read_on(), name="kernel-pump")
+
+    def describe(self, stream_of: Callable[[int], int]) -> KernelState | None:
+        """What takes it up again; ``None`` when it has ended."""
+        if not self.alive or self._pid is None:
+            return None
+        try:
+            transport = self._transport.describe(stream_of)
+        except NotFound:
+            return None
+        return KernelState(transport, self._pid, self._numbers, self._executing)
+
+    async def take_up(self, state: KernelState, variables: Mapping[str, str]) -> Execution | None:
+        """Go on with a kernel that another connection has started, with other environment variables.
+
+        Returns the execution that was under way in it. Raises :class:`KernelDied`.
+        """
+        self._numbers, self._executing = state.count, state.executing
+        self._go_on(state.pid)
+        await self._write(b"\n")  # ends a request that was cut off
+        await self._send({"op": "environment", "variables": dict(variables)})
+        return Execution(self, state.count) if state.executing else None
 
     @property
     def alive(self) -> bool:
@@ -172,9 +236,12 @@ class Kernel:
         return f"The kernel ended while it started: {words}" if words else "The kernel ended while it started."
 
     async def _send(self, request: dict[str, object]) -> None:
+        await self._write(orjson.dumps(request) + b"\n")
+
+    async def _write(self, data: bytes) -> None:
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await self._writer.write(orjson.dumps(request) + b"\n")
+                await self._writer.write(data)
         except (BrokenPipeError, TimeoutError):
             raise self.death() from None
 

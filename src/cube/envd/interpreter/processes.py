@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable
 
-from cube.envd.guest import GuestProcess, SpawnRequest
+from cube.envd.guest import GuestProcess, LastingGuest, SpawnRequest
 from cube.envd.interpreter.kernel import Transport
 from cube.envd.interpreter.payload import command, payload
 from cube.envd.sandboxes import EnvdSandbox
@@ -35,7 +36,7 @@ async def spawn_program(sandbox: EnvdSandbox, main: str, cwd: str = "") -> tuple
         await end(process)
 
     requests, events = pipes(process)
-    return Transport(requests, events, kill, process.stderr), program
+    return Transport(requests, events, kill, process.stderr, process.pid), program
 
 
 def pipes(process: GuestProcess) -> tuple[int, int]:
@@ -49,3 +50,14 @@ async def end(process: GuestProcess) -> None:
     """Kill a process if it still runs."""
     with contextlib.suppress(NotFound, Unavailable):
         await process.signal(_SIGKILL)
+
+
+def killer(guest: LastingGuest, process: int | None) -> Callable[[int | None], Awaitable[None]]:
+    """How a process is ended that another connection has started."""
+
+    async def kill(_: int | None) -> None:
+        if process is not None:
+            with contextlib.suppress(NotFound, Unavailable):
+                await guest.signal(process, _SIGKILL)
+
+    return kill

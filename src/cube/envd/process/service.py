@@ -15,6 +15,7 @@ from protobuf import Oneof
 from cube.envd.call import Call, current_call
 from cube.envd.errors import ProcessNotFound, UnknownUser, connect_errors
 from cube.envd.guest import SpawnRequest, TerminalSize
+from cube.envd.process import survivors
 from cube.envd.process.events import data_event, end_event, keepalive_event, start_event
 from cube.envd.process.managed import ManagedProcess, ProcessSpec
 from cube.envd.process.processes import ProcessTable, table_of
@@ -137,6 +138,7 @@ async def _start(request: pb.StartRequest, call: Call) -> ManagedProcess:
     except NotFound as error:
         # A program that is missing is a bad request; "not found" is for processes.
         raise InvalidInput(f"error starting process '{spec.cmd}': {error.message}", field="process.cmd") from error
+    survivors.keep(call.sandbox, spec, guest)
     return table.add(spec, guest, call.deadline)
 
 

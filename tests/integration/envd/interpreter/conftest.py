@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,19 +24,14 @@ from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import SandboxNotFound
 from cube.model.resources import Resources
 from cube.model.template import ImageConfig
+from support.kernel_env import kernel_environment
 from support.local_guest import LocalGuest
-
-PACKAGES = ["ipython", "numpy", "pandas", "matplotlib", "e2b-charts", "pillow", "orjson"]
 
 
 @pytest.fixture(scope="session")
 def kernel_env() -> Path:
-    """A virtual environment with what a code interpreter image has; made once, kept where CUBE_TEST_KERNEL_ENV says."""
-    place = Path(os.environ.get("CUBE_TEST_KERNEL_ENV", "~/.cache/cube-tests/kernelenv")).expanduser()
-    if not any(place.glob("lib/python3*/site-packages/e2b_charts")):
-        subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        subprocess.run([place / "bin/python", "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    return place
+    """A virtual environment with what a code interpreter image has."""
+    return kernel_environment()
 
 
 class Node:

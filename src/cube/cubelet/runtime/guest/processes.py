@@ -18,6 +18,7 @@ from cube.model.errors import CubeError, InvalidInput, NotFound, SandboxNotRunni
 _STDIN = 1
 _TERMINAL = 2
 _MAX_TERMINAL = 0xFFFF
+_OUTPUTS = 2
 
 
 class ControlProcess(GuestProcess):
@@ -43,13 +44,7 @@ class ControlProcess(GuestProcess):
     async def signal(self, number: int) -> None:
         if self._status is not None:
             raise NotFound(f"process {self.pid} has ended")
-        if not 0 < number < NSIG:
-            raise InvalidInput(f"there is no signal {number}", field="signal")
-        try:
-            answer = await self._connection.request(Kind.SIGNAL, signal_body(self.pid, number))
-        except RequestFailed as error:
-            raise error_of(error.failure, user="", path=f"process {self.pid}") from None
-        answer.close()
+        await signal(self._connection, self.pid, number)
 
     async def resize(self, size: TerminalSize) -> None:
         if self._terminal is not None:
@@ -68,6 +63,18 @@ class ControlProcess(GuestProcess):
             fds = [_pipe(handle, taken) for handle in handles]
             taken.pop_all()
         self.stdin = fds.pop(0) if request.stdin else None
+        self.stdout, self.stderr = fds
+
+    def take_up(self, handles: list[Handle | None], terminal: bool) -> None:
+        """Take the ends of stdio that are left, in the order of :meth:`adopt`; raises ``WireError`` like it."""
+        if terminal:
+            self._terminal = handles[0].terminal() if handles[0] is not None else None
+            self.terminal = self._terminal.fd if self._terminal is not None else None
+            return
+        with ExitStack() as taken:
+            fds = [None if handle is None else _pipe(handle, taken) for handle in handles]
+            taken.pop_all()
+        self.stdin = fds.pop(0) if len(fds) > _OUTPUTS else None
         self.stdout, self.stderr = fds
 
     def release(self) -> None:
@@ -190,6 +197,17 @@ async def spawn(connection: ControlConnection, request: SpawnRequest) -> Control
     except asyncio.CancelledError:
         start.abandon()
         raise
+
+
+async def signal(connection: ControlConnection, pid: int, number: int) -> None:
+    """Send a signal to a process that was started through process 1; raises ``NotFound``."""
+    if not 0 < number < NSIG:
+        raise InvalidInput(f"there is no signal {number}", field="signal")
+    try:
+        answer = await connection.request(Kind.SIGNAL, signal_body(pid, number))
+    except RequestFailed as error:
+        raise error_of(error.failure, user="", path=f"process {pid}") from None
+    answer.close()
 
 
 def follow(connection: ControlConnection, process: ControlProcess) -> None:

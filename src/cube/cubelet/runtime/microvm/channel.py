@@ -134,14 +134,15 @@ class PortLink(Link):
         self._mux.drop(number)
         self._flush_soon()
 
-    def leave(self, fd: int) -> int | None:
-        """The number of the channel behind a descriptor that was taken from a handle, which is forgotten here but stays
-        open in the guest; ``None`` when there is none. The descriptor stays the caller's to close."""
+    def has(self, number: int) -> bool:
+        """Whether a channel is open here."""
+        return self._mux.has(number)
+
+    def number_of(self, fd: int) -> int | None:
+        """The channel behind a pipe that was taken from a handle; ``None`` when it is closed."""
         status = os.fstat(fd)
         for number, conduit in self._conduits.items():
             if conduit.identity == (status.st_dev, status.st_ino):
-                self._conduits.pop(number).close()
-                self._mux.leave(number)
                 return number
         return None
 

@@ -198,17 +198,16 @@ class Mux:
         if self._channels.pop(number, None) is not None:
             self._frame(FrameType.CLOSE, number)
 
-    def leave(self, number: int) -> None:
-        """Forget a channel here, which stays open in the guest for a later session."""
-        self._channels.pop(number, None)
-
     def drop(self, number: int) -> None:
         """Let the guest close a channel that was never opened here."""
         self._frame(FrameType.CLOSE, number)
 
     def open(self, number: int, kind: ChannelType, *, came: int = 0, sent: int = 0) -> None:
-        """Follow a channel of an earlier session, from these offsets on; :meth:`attach` has to follow."""
-        self._check_room()
+        """Follow a channel of an earlier session, from these offsets on; :meth:`attach` has to follow.
+
+        Raises ``WireError`` when it is open here already, or too many are.
+        """
+        self._check_new(number)
         self._channels[number] = _Channel(
             kind, came=came, delivered=came, sent=sent, taken=sent, written=sent, attached=False
         )
@@ -220,6 +219,10 @@ class Mux:
         channel.ended = False
         channel.attached = not channel.type.writable  # the offsets of the other direction have to be told first
         self._frame(FrameType.ATTACH, number, OFFSETS.pack(channel.came, 0))
+
+    def has(self, number: int) -> bool:
+        """Whether a channel is open here."""
+        return number in self._channels
 
     def channels(self) -> list[int]:
         """Those that are open here."""
@@ -332,17 +335,17 @@ class Mux:
         return Received(kind, request_id, content[at + PAIR.size :], channels)
 
     def _announced(self, number: int, kind: int) -> tuple[int, ChannelType]:
-        if number == 0 or number in self._channels:
-            raise WireError(f"channel {number} cannot be opened")
+        self._check_new(number)
         try:
             known = ChannelType(kind)
         except ValueError:
             raise WireError(f"a channel of type {kind}") from None
-        self._check_room()
         self._channels[number] = _Channel(known)
         return number, known
 
-    def _check_room(self) -> None:
+    def _check_new(self, number: int) -> None:
+        if number == 0 or number in self._channels:
+            raise WireError(f"channel {number} cannot be opened")
         if len(self._channels) >= MAX_CHANNELS:
             raise WireError(f"more than {MAX_CHANNELS} channels")
 

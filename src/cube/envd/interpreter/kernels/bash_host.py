@@ -6,6 +6,7 @@ bash; the next cell finds a new one.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from typing import Any
@@ -50,6 +51,22 @@ class BashDriver:
     def interrupt(self) -> None:
         """Interrupt the foreground commands and the cell."""
         self._child.interrupt()
+
+    def set_environment(self, variables: dict[str, str]) -> None:
+        """Set variables for good."""
+        named = {name: value for name, value in variables.items() if _NAME.match(name)}
+        self._between(" ".join(f"export {name}={shlex.quote(value)};" for name, value in named.items()))
+
+    def reseed(self) -> None:
+        """``$RANDOM`` is the only generator that bash seeds itself."""
+        self._between(f"RANDOM={int.from_bytes(os.urandom(4), 'big')}")
+
+    def _between(self, script: str) -> None:
+        try:
+            self._source(script)
+        except ChildEnded:
+            self._child.close()
+            self._child = _bash()
 
     def _source(self, script: str) -> int:
         if not script:

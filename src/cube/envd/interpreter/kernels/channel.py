@@ -66,12 +66,19 @@ class Channel:
             raise KeyboardInterrupt
 
     def requests(self) -> Iterator[dict[str, Any]]:
-        """Requests as they arrive, until the service closes its end."""
+        """Requests as they arrive, until the service closes its end.
+
+        A line that is none was cut off, when the sandbox was copied while the service wrote it.
+        """
         while True:
             line = self.read_line()
             if line is None:
                 return
-            yield json.loads(line)
+            try:
+                request = json.loads(line)
+            except ValueError:
+                continue
+            yield request
 
     def read_line(self) -> bytes | None:
         """The next line without its end, or ``None`` at the end of file."""

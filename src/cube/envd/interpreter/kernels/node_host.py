@@ -37,6 +37,22 @@ class NodeDriver:
         """Interrupt the running script."""
         self._child.interrupt()
 
+    def set_environment(self, variables: dict[str, str]) -> None:
+        """Set variables for good."""
+        self._between({"op": "environment", "variables": variables})
+
+    def reseed(self) -> None:
+        """Node cannot seed its generators anew: they are replaced."""
+        self._between({"op": "reseed"})
+
+    def _between(self, request: dict[str, Any]) -> None:
+        try:
+            self._child.send(json.dumps(request).encode() + b"\n")
+            self._answers()
+        except ChildEnded:
+            self._child.close()
+            self._child = _node()
+
     def _answers(self) -> Failure | None:
         failure = None
         while True:

@@ -140,6 +140,44 @@ async function withEnvironment(variables, body) {
   }
 }
 
+// This process is a copy. V8 and OpenSSL keep the state of their generators and take no new seed, so what they draw is what
+// other copies draw; from now on the operating system is asked, which has been reseeded.
+function reseed() {
+  const urandom = fs.openSync("/dev/urandom", "r");
+  const fill = (bytes) => {
+    for (let at = 0; at < bytes.length; ) at += fs.readSync(urandom, bytes, at, bytes.length - at);
+    return bytes;
+  };
+  const fresh = (size) => fill(Buffer.allocUnsafeSlow(size));
+  const bytesOf = (view) =>
+    ArrayBuffer.isView(view) ? new Uint8Array(view.buffer, view.byteOffset, view.byteLength) : new Uint8Array(view);
+  const uuid = () => {
+    const bytes = fresh(16);
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    return bytes.toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+  };
+  const later = (value, callback) => (callback ? void process.nextTick(callback, null, value) : value);
+  Math.random = () => (fresh(8).readBigUInt64LE() >> 11n).toString() / 2 ** 53;
+  const crypto = require("crypto");
+  crypto.randomBytes = crypto.pseudoRandomBytes = (size, callback) => later(fresh(size), callback);
+  crypto.randomUUID = uuid;
+  crypto.randomFillSync = (view, offset = 0, size = undefined) => {
+    const bytes = bytesOf(view);
+    fill(bytes.subarray(offset, size === undefined ? bytes.length : offset + size));
+    return view;
+  };
+  crypto.webcrypto.getRandomValues = (view) => (fill(bytesOf(view)), view);
+  crypto.webcrypto.randomUUID = uuid;
+}
+
+async function carryOut(request) {
+  if (request.op === "execute") return run(request);
+  if (request.op === "environment") Object.assign(process.env, request.variables);
+  if (request.op === "reseed") reseed();
+  answer({ type: "done" });
+}
+
 async function run(request) {
   try {
     const code = withImports(request.typescript ? withoutTypes(request.code) : request.code);
@@ -161,7 +199,7 @@ async function main() {
   cell.globalId = outcome.result.objectId;
   const requests = new net.Socket({ fd: requestsFd, readable: true, writable: false });
   for await (const line of readline.createInterface({ input: requests, crlfDelay: Infinity })) {
-    await run(JSON.parse(line));
+    await carryOut(JSON.parse(line));
   }
   process.exit(0);
 }

@@ -2,7 +2,8 @@
 
 A fork costs a few milliseconds and shares the memory of IPython; loading it again would cost 160 ms and 20 MB. The host
 itself never runs user code. Its own channel carries ``{"op": "fork", "holder", "cwd"}``, answered by the new kernel on
-the channel that the process ``holder`` keeps open as its stdin and stdout, and ``{"op": "kill", "pid"}``.
+the channel that the process ``holder`` keeps open as its stdin and stdout, ``{"op": "kill", "pid"}``, and
+``{"op": "environment", "variables"}`` for the kernels to come.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .channel import Channel, claim_standard_streams, take_private
+from .generation import Generation, reseed
 
 if TYPE_CHECKING:
     from .shell import Shell
@@ -24,6 +26,7 @@ class ForkServer:
     def __init__(self, control: Channel, shell: Shell) -> None:
         self._control = control
         self._shell = shell
+        self._generation = Generation()
         self._children: set[int] = set()
 
     def serve(self) -> None:
@@ -34,6 +37,8 @@ class ForkServer:
                 self._fork(request)
             elif request["op"] == "kill" and request["pid"] in self._children:
                 os.kill(request["pid"], signal.SIGKILL)
+            elif request["op"] == "environment":
+                os.environ.update(request["variables"])
 
     def _reap(self) -> None:
         while self._children:
@@ -48,9 +53,11 @@ class ForkServer:
         except OSError as error:
             self._control.send({"type": "refused", "holder": request["holder"], "message": str(error)})
             return
+        if self._generation.changed():
+            reseed()
         child = os.fork()
         if child == 0:
-            _become_kernel(Channel(requests, events), self._shell, request["cwd"])
+            _become_kernel(Channel(requests, events), self._shell, self._generation, request["cwd"])
         self._children.add(child)
         os.close(requests)
         os.close(events)
@@ -69,13 +76,13 @@ def open_streams(holder: int) -> tuple[int, int]:
     return take_private(requests), take_private(events)
 
 
-def _become_kernel(channel: Channel, shell: Shell, cwd: str) -> NoReturn:
+def _become_kernel(channel: Channel, shell: Shell, generation: Generation, cwd: str) -> NoReturn:
     from .python_kernel import PythonKernel
 
     try:
         os.setsid()
         os.chdir(os.path.expanduser(cwd) or ".")
-        PythonKernel(channel, shell).serve()
+        PythonKernel(channel, shell, generation).serve()
     except OSError as error:
         channel.send({"type": "fatal", "message": f"The kernel could not start: {error}"})
     finally:

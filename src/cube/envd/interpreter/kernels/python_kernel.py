@@ -12,6 +12,7 @@ from .awaiting import CellLoop
 from .channel import Channel, interrupt_main_thread
 from .display import Results
 from .environment import temporary_environment
+from .generation import Generation, reseed
 from .shell import Shell
 from .streams import Capture
 
@@ -19,8 +20,9 @@ from .streams import Capture
 class PythonKernel:
     """Runs cells one after the other in the main thread, where Python delivers interrupts."""
 
-    def __init__(self, channel: Channel, shell: Shell) -> None:
+    def __init__(self, channel: Channel, shell: Shell, generation: Generation) -> None:
         self._channel = channel
+        self._generation = generation
         self._capture = Capture(channel)
         self._shell = shell
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -44,10 +46,14 @@ class PythonKernel:
                 self._inbox.put(request)
             elif request["op"] == "interrupt" and request["id"] == self._running:
                 interrupt_main_thread()
+            elif request["op"] == "environment":
+                os.environ.update(request["variables"])
         os._exit(0)
 
     def _execute(self, request: dict[str, Any]) -> None:
         self._shell.error_sent = False
+        if self._generation.changed():
+            reseed()
         self._channel.send({"type": "started", "id": request["id"], "count": self._shell.execution_count})
         with temporary_environment(request["env"]):
             self._run_cell(request["id"], request["code"])

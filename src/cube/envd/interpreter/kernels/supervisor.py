@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from .channel import Channel, claim_standard_streams, take_private
+from .generation import Generation
 from .streams import Capture
 
 #: What a driver reports about a cell that failed: name, value, traceback.
@@ -26,6 +27,14 @@ class Driver(Protocol):
 
     def interrupt(self) -> None:
         """Make the running cell end; called from another thread."""
+        ...
+
+    def set_environment(self, variables: dict[str, str]) -> None:
+        """Set variables for the cells to come."""
+        ...
+
+    def reseed(self) -> None:
+        """This is a copy: give the child's random generators seeds that no other copy has."""
         ...
 
 
@@ -108,6 +117,7 @@ class Supervisor:
         self._driver = driver
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._running: int | None = None
+        self._generation = Generation()
         self._count = 0
 
     def serve(self) -> None:
@@ -116,7 +126,16 @@ class Supervisor:
         self._capture.start()
         self._channel.send({"type": "ready", "pid": os.getpid()})
         while True:
-            self._execute(self._inbox.get())
+            self._carry_out(self._inbox.get())
+
+    def _carry_out(self, request: dict[str, Any]) -> None:
+        if request["op"] == "environment":
+            os.environ.update(request["variables"])
+            self._driver.set_environment(request["variables"])
+            return
+        if self._generation.changed():
+            self._driver.reseed()
+        self._execute(request)
 
     def _receive(self) -> None:
         for request in self._channel.requests():
@@ -124,6 +143,8 @@ class Supervisor:
                 self._inbox.put(request)
             elif request["op"] == "interrupt" and request["id"] == self._running:
                 self._driver.interrupt()
+            elif request["op"] == "environment":
+                self._inbox.put(request)
         os._exit(0)
 
     def _execute(self, request: dict[str, Any]) -> None:

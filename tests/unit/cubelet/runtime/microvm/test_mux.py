@@ -319,11 +319,6 @@ class TestNextSession:
         mux.confirm(7, 3)
         assert frames(mux.take_output()) == [(FrameType.CREDIT, 7, OFFSETS.pack(103, 103))]
 
-    def test_a_channel_that_is_left_stays_open_in_the_guest(self) -> None:
-        mux = begun((1, ChannelType.SOURCE))
-        mux.leave(1)
-        assert (mux.take_output(), mux.channels()) == (b"", [])
-
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=10))

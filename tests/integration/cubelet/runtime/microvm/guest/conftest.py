@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.runtime.microvm.guest import MicroVMGuest
+from support.kernel_env import kernel_environment
 from support.lying_guest import open_fds
 from support.relay_ground import RelayGround, relay_ground
 
@@ -39,3 +40,9 @@ async def guest(ground: RelayGround) -> AsyncIterator[MicroVMGuest]:
     made = await ground.connect()
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def kernel_env() -> Path:
+    """A virtual environment with what a code interpreter image has."""
+    return kernel_environment()

@@ -64,12 +64,14 @@ async def test_a_booted_guest_is_what_a_sandbox_should_be(image: Path, tmp_path:
 async def test_the_rest_of_the_identity(image: Path, tmp_path: Path) -> None:
     async with booted(tmp_path, image) as (_, guest):
         before = await run(guest, "cat /etc/machine-id /proc/sys/kernel/random/boot_id")
-        await guest.identify(identity(2, hostname="other"))
+        await guest.identify(identity(2))
+        assert await run(guest, "cat /run/cube/generation") == f"{1:020d}", "not a copy: nobody has to reseed"
+        await guest.identify(identity(3, hostname="other", reset_connections=True))
         after = await run(guest, "cat /etc/machine-id /proc/sys/kernel/random/boot_id")
         assert before.split()[0] != after.split()[0]
         assert before.split()[1] == after.split()[1], "the boot id is the kernel's"
         assert await run(guest, "hostname; cat /etc/hosts") == "other\n127.0.0.1 localhost\n127.0.1.1 other"
-        assert await run(guest, "cat /run/cube/generation") == f"{2:020d}"
+        assert await run(guest, "cat /run/cube/generation") == f"{3:020d}"
 
 
 async def test_an_image_with_nothing_but_one_program(cube_init: Path, tmp_path: Path) -> None:
