@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     max_sandboxes: int = Field(
         default=2000, ge=1, le=16000, description="Sandboxes alive at once on this node; more get 429."
     )
+    max_snapshots: int = Field(default=10000, ge=1, description="Snapshots kept on this node; more get 429.")
     volume_gb: int = Field(
         default=0,
         ge=0,

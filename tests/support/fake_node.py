@@ -57,6 +57,9 @@ class FakeNode:
         self.alive: dict[str, Condition] = {}
         #: What each snapshot was taken of.
         self.snapshots: dict[str, str] = {}
+        #: Whether memory was asked for, call by call.
+        self.memory_captured: list[bool] = []
+        self.memory_resumed: list[bool] = []
         self.specs: dict[str, SandboxSpec] = {}
         #: Every call as (method, sandbox id), in order.
         self.calls: list[tuple[str, str]] = []
@@ -86,11 +89,13 @@ class FakeNode:
         self.alive[sandbox_id] = Condition.PAUSED if memory else Condition.STOPPED
 
     async def resume(self, sandbox_id: str, *, memory: bool = True) -> None:
+        self.memory_resumed.append(memory)
         await self._enter("resume", sandbox_id)
         self._require(sandbox_id)
         self.alive[sandbox_id] = Condition.RUNNING
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool) -> None:
+        self.memory_captured.append(memory)
         await self._enter("snapshot", sandbox_id)
         self._require(sandbox_id)
         self.snapshots[snapshot_id] = sandbox_id
@@ -133,6 +138,14 @@ class FakeNode:
         return self.template_list
 
     # -- for tests -----------------------------------------------------------------------------------------------
+
+    def capabilities_with_memory(self) -> Capabilities:
+        """Those of a runtime that captures memory."""
+        return replace(self.capabilities, memory_snapshot=True)
+
+    def capabilities_without_snapshots(self) -> Capabilities:
+        """Those of a runtime that captures nothing."""
+        return replace(self.capabilities, filesystem_snapshot=False)
 
     def close_gate(self, method: str) -> asyncio.Event:
         """Make calls of a method wait until the returned event is set."""

@@ -17,6 +17,7 @@ from cube.api.middleware import BodyLimit, RequestIds
 from cube.api.networks import NetworkRoutes
 from cube.api.sandboxes import SandboxRoutes
 from cube.api.secrets import SecretRoutes
+from cube.api.snapshots import SnapshotRoutes
 from cube.api.templates import TemplateRoutes
 from cube.api.views import Views
 from cube.api.volume_content import VolumeContentRoutes
@@ -70,6 +71,7 @@ def _routers(service: SandboxService, settings: Settings) -> list[APIRouter]:
         SandboxRoutes(service, views, settings.default_timeout).router(),
         LifecycleRoutes(service, views, settings.default_timeout).router(),
         NetworkRoutes(service).router(),
+        SnapshotRoutes(service, views).router(),
         TemplateRoutes(service.templates).router(),
         VolumeRoutes(service.volumes).router(),
         SecretRoutes(service.secrets).router(),

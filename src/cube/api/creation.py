@@ -13,7 +13,7 @@ from cube.master.volumes.service import WantedMount
 from cube.model.errors import InvalidInput, Unsupported
 from cube.model.mounts import check_targets, clean_path
 from cube.model.network import NetworkConfig
-from cube.model.sandbox import OnTimeout
+from cube.model.sandbox import OnTimeout, PauseMode
 
 
 def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
@@ -35,6 +35,7 @@ def create_request(body: NewSandbox, default_timeout: int) -> CreateSandbox:
         nodes=tuple(body.distribution_scope or ()),
         host_mounts=directories,
         volume_mounts=volumes,
+        auto_pause_mode=_auto_pause_mode(body),
         mask_request_host=None if body.network is None else body.network.mask_request_host,
         network=_network(body),
     )
@@ -57,6 +58,17 @@ def _on_timeout(body: NewSandbox) -> OnTimeout:
     return OnTimeout.KILL
 
 
+def _auto_pause_mode(body: NewSandbox) -> PauseMode:
+    if body.auto_pause_memory:
+        return PauseMode.FULL
+    if _auto_resume(body):
+        raise InvalidInput(
+            "autoResume cannot be combined with autoPauseMemory: false: traffic never starts a sandbox from its files",
+            field="autoResume",
+        )
+    return PauseMode.FILESYSTEM
+
+
 def _auto_resume(body: NewSandbox) -> bool:
     if body.auto_resume is not None:
         return body.auto_resume.enabled
@@ -65,7 +77,6 @@ def _auto_resume(body: NewSandbox) -> bool:
 
 def _require_supported(body: NewSandbox) -> None:
     wishes = {
-        "autoPauseMemory: false": not body.auto_pause_memory,
         "iam": bool(body.iam),
         "network.httpsPorts": body.network is not None and bool(body.network.https_ports),
     }

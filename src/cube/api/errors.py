@@ -37,6 +37,11 @@ def volume_error_response(code: int, message: str, headers: Mapping[str, str] | 
     return respond(VolumeError(code=str(code), message=message), code, dict(headers or {}))
 
 
+def error_body(error: CubeError) -> Error:
+    """A failure as a part of an answer that is none."""
+    return Error(code=error.code, message=_message(error))
+
+
 Answer = Callable[[int, str, Mapping[str, str] | None], Response]
 
 

@@ -12,10 +12,7 @@ from cube.api.schemas.requests import Connect, Pause, Refresh, Resume, SetTimeou
 from cube.api.schemas.sandboxes import ConnectedSandbox
 from cube.api.views import Views
 from cube.master.sandboxes.service import SandboxService
-from cube.model.errors import Unsupported
-from cube.model.sandbox import OnTimeout, SandboxState
-
-_NO_FILES_ONLY = "memory: false is not supported by this server: a pause keeps files, memory and processes"
+from cube.model.sandbox import OnTimeout, PauseMode
 
 
 class LifecycleRoutes:
@@ -80,24 +77,20 @@ class LifecycleRoutes:
     async def connect(self, sandbox_id: str, body: Connect | None = None) -> Response:
         """Use a sandbox from somewhere else: resumed if it is paused, its time extended if that is needed."""
         body = body or Connect()
-        if not body.memory and self._service.get(sandbox_id).state is not SandboxState.RUNNING:
-            raise Unsupported(_NO_FILES_ONLY)
-        connected = await self._service.connect(sandbox_id, self._timeout(body.timeout))
+        connected = await self._service.connect(sandbox_id, self._timeout(body.timeout), memory=body.memory)
         return respond(self._views.connected(connected.sandbox), 201 if connected.resumed else 200)
 
     async def pause(self, sandbox_id: str, body: Pause | None = None) -> Response:
-        """Freeze a running sandbox: files, memory and processes stay as they are."""
-        if body is not None and not body.memory:
-            raise Unsupported(_NO_FILES_ONLY)
-        await self._service.pause(sandbox_id)
+        """Pause a running sandbox: files, memory and processes stay as they are, or the files alone."""
+        await self._service.pause(sandbox_id, PauseMode.FULL if body is None or body.memory else PauseMode.FILESYSTEM)
         return Response(status_code=204)
 
     async def resume(self, sandbox_id: str, body: Resume | None = None) -> Response:
         """Let a paused sandbox go on (older clients; newer ones connect)."""
         body = body or Resume()
-        if not body.memory:
-            raise Unsupported(_NO_FILES_ONLY)
-        sandbox = await self._service.resume(sandbox_id, self._timeout(body.timeout), _on_timeout(body.auto_pause))
+        sandbox = await self._service.resume(
+            sandbox_id, self._timeout(body.timeout), _on_timeout(body.auto_pause), memory=body.memory
+        )
         return respond(self._views.connected(sandbox), 201)
 
     def _timeout(self, seconds: int | None) -> int:

@@ -14,6 +14,7 @@ from cube.api.schemas.sandboxes import (
     SandboxDetail,
     SandboxLifecycle,
 )
+from cube.api.schemas.snapshots import SnapshotInfo
 from cube.api.schemas.templates import TemplateBuild, TemplateDetail, TemplateSummary
 from cube.envd.version import ENVD_VERSION
 from cube.master.sandboxes.lifecycle import VisibleState, visible_state
@@ -21,6 +22,7 @@ from cube.master.sandboxes.usage import UsageSample
 from cube.model.errors import SandboxNotFound
 from cube.model.network_wire import shown
 from cube.model.sandbox import Ingress, Sandbox
+from cube.model.snapshot import Snapshot
 from cube.model.template import Template
 
 _MIB = 1024 * 1024
@@ -83,6 +85,7 @@ class Views:
             domain=self.domain,
             allow_internet_access=sandbox.network.allow_internet_access,
             network=_network(sandbox),
+            pause_mode=sandbox.pause_mode if _state(sandbox) is VisibleState.PAUSED else None,
             lifecycle=SandboxLifecycle(auto_resume=sandbox.auto_resume, on_timeout=sandbox.on_timeout.value),
         )
 
@@ -111,6 +114,24 @@ def metric(sample: UsageSample) -> SandboxMetric:
         mem_cache=sample.usage.memory_cache_bytes,
         disk_used=sample.usage.disk_bytes,
         disk_total=sample.limits.disk_mb * _MIB,
+    )
+
+
+def snapshot_info(snapshot: Snapshot) -> SnapshotInfo:
+    """A snapshot."""
+    return SnapshotInfo(
+        snapshot_id=snapshot.snapshot_id,
+        names=snapshot.names,
+        memory=snapshot.memory,
+        origin_sandbox_id=snapshot.origin_sandbox_id,
+        template_id=snapshot.template.template_id,
+        created_at=snapshot.created_at,
+        updated_at=snapshot.created_at,
+        cpu_count=snapshot.resources.cpu_count,
+        memory_mb=snapshot.resources.memory_mb,
+        disk_size_mb=snapshot.resources.disk_mb,
+        runtime=snapshot.runtime,
+        metadata=snapshot.metadata,
     )
 
 

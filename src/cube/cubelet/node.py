@@ -141,6 +141,7 @@ class Cubelet:
             if instance is resident.instance:
                 resident.state = Condition.RUNNING
                 return
+            resident.instance = None
         await self._ended(resident)
         self._start(resident, instance)
 

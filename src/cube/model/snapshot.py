@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from cube.model.mounts import HostMount
 from cube.model.resources import Resources
 from cube.model.template import Template
 
@@ -35,6 +36,8 @@ class Snapshot:
     resources: Resources
     metadata: dict[str, str]
     env_vars: dict[str, str] = field(repr=False)
+    #: What was mounted; the files there belong to the host and are not in it.
+    host_mounts: tuple[HostMount, ...] = ()
 
     @property
     def names(self) -> list[str]:

@@ -54,6 +54,11 @@ OPERATIONS = [
     "GET /secrets/{secret_id}",
     "POST /secrets/{secret_id}",
     "DELETE /secrets/{secret_id}",
+    "GET /snapshots",
+    "POST /sandboxes/{sandbox_id}/snapshots",
+    "POST /sandboxes/{sandbox_id}/rollback",
+    "POST /sandboxes/{sandbox_id}/fork",
+    "DELETE /templates/{template_id}",
 ]
 
 

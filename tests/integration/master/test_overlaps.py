@@ -11,8 +11,9 @@ import pytest
 
 from cube.master.sandboxes.admission import Limits
 from cube.master.sandboxes.requests import ListQuery
+from cube.master.snapshots.shelf import SnapshotQuery
 from cube.model.errors import Conflict, CubeError, HostError, LimitExceeded, SandboxNotFound, Unavailable
-from cube.model.sandbox import Condition, SandboxState
+from cube.model.sandbox import Condition, PauseMode, Sandbox, SandboxState
 from support.fake_clock import FakeClock
 from support.fake_node import FakeNode
 from support.master import Master, eventually, running_master, settle
@@ -260,6 +261,20 @@ async def test_a_service_that_shuts_down_takes_nothing_and_finishes_what_it_has(
     assert await master.recorded() == {sandbox.sandbox_id: SandboxState.PAUSED}
 
 
+FALLIBLE = ["pause", "resume", "destroy", "snapshot", "rollback", "create"]
+CALLS = [
+    *("pause", "connect", "resume", "set_timeout", "delete", "die"),
+    *("stop", "fork", "snapshot", "rollback", "delete_snapshot"),
+]
+
+
+def condition(sandbox: Sandbox) -> Condition:
+    """What the node should have of it."""
+    if sandbox.state is SandboxState.RUNNING:
+        return Condition.RUNNING
+    return Condition.STOPPED if sandbox.pause_mode is PauseMode.FILESYSTEM else Condition.PAUSED
+
+
 class RandomClients:
     """Clients that call whatever comes to their mind, on a node that fails now and then."""
 
@@ -277,14 +292,25 @@ class RandomClients:
         for _ in range(8):
             await asyncio.sleep(self.chance.random() / 500)
             if self.chance.random() < 0.1:
-                self.master.node.fail(self.chance.choice(["pause", "resume", "destroy"]), HostError("now and then"))
+                self.master.node.fail(self.chance.choice(FALLIBLE), HostError("now and then"))
             with contextlib.suppress(CubeError):
                 await self._call(sandbox.sandbox_id)
 
     async def _call(self, sandbox_id: str) -> None:
-        call = self.chance.choice(["pause", "connect", "resume", "set_timeout", "delete", "die"])
+        service = self.master.service
+        call = self.chance.choice(CALLS)
         if call in ("pause", "delete"):
-            await getattr(self.master.service, call)(sandbox_id)
+            await getattr(service, call)(sandbox_id)
+        elif call == "stop":
+            await service.pause(sandbox_id, PauseMode.FILESYSTEM)
+        elif call == "fork":
+            await service.fork(sandbox_id, 2, 60)
+        elif call == "snapshot":
+            await service.snapshots.take(sandbox_id, self.chance.choice([None, "named", "other"]))
+        elif call == "rollback":
+            await service.snapshots.rollback(sandbox_id, self.chance.choice(["named", "other"]))
+        elif call == "delete_snapshot":
+            await service.snapshots.delete(self.chance.choice(["named", "other"]))
         elif call != "die":
             await getattr(self.master.service, call)(sandbox_id, 60)
         elif sandbox_id in self.master.node.alive:
@@ -298,9 +324,12 @@ async def test_whatever_is_done_at_once_ends_in_order(master: Master, seed: int)
     await RandomClients(master, seed).run(20)
     master.node.failures.clear()
     await eventually(lambda: not any(entry.ending for entry in master.service._registry))
-    listed = {s.sandbox_id: s.state for s in master.service.page(ListQuery()).sandboxes}
-    assert {key: Condition(state) for key, state in listed.items()} == master.node.alive
-    assert await master.recorded() == listed
+    listed = {s.sandbox_id: s for s in master.service.page(ListQuery()).sandboxes}
+    assert {key: condition(sandbox) for key, sandbox in listed.items()} == master.node.alive
+    assert await master.recorded() == {key: sandbox.state for key, sandbox in listed.items()}
+    kept = {s.snapshot_id for s in master.service.snapshots.page(SnapshotQuery()).snapshots}
+    await eventually(lambda: set(master.node.snapshots) == kept)
+    assert {s.snapshot_id for s in await master.store.snapshots.all()} == kept
     for sandbox_id in listed:
         await master.service.delete(sandbox_id)
     assert master.node.alive == {}

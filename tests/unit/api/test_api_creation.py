@@ -99,7 +99,6 @@ def test_what_asks_for_nothing_more_is_accepted(fields: dict[str, object]) -> No
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"autoPauseMemory": False}, "autoPauseMemory"),
         ({"iam": {"tokens": {}}}, "iam"),
         ({"network": {"egressProxy": {"address": "x:1"}}}, "egressProxy"),
         ({"network": {"httpsPorts": [443]}}, "httpsPorts"),

@@ -307,6 +307,19 @@ async def test_a_paused_sandbox_keeps_what_envd_has_of_it(cubelet: Cubelet) -> N
     assert (await cubelet.get("i1")).state == {"drawer": drawer}
 
 
+async def test_a_paused_sandbox_that_starts_anew_has_not_died(cubelet: Cubelet, runtime: ToldRuntime) -> None:
+    died: list[str] = []
+    cubelet.on_death(died.append)
+    await cubelet.create(spec())
+    drawer = await keep_something(cubelet)
+    await cubelet.pause("i1")
+    runtime.alive["i1"].death.set()  # its old processes end over it
+    await cubelet.resume("i1", memory=False)
+    await asyncio.sleep(0)
+    assert (drawer.closed, died) == (True, [])
+    assert (await cubelet.get("i1")).state == {}
+
+
 async def test_a_failed_pause_leaves_it_running_and_watched(cubelet: Cubelet, runtime: ToldRuntime) -> None:
     died = asyncio.Event()
     cubelet.on_death(lambda _: died.set())

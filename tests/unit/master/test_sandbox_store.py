@@ -140,7 +140,7 @@ async def test_templates_that_nobody_uses_are_forgotten_and_can_come_back(store:
     await store.sandboxes.end(unused.sandbox_id, NOON)
     await pruned(store, NOON, keep=10)
     store = await reopened(store, tmp_path)
-    await store.sandboxes.forget_templates()
+    await store.revisions.forget_unused()
     assert b"sha256:0" not in await store._writer.submit(_manifests)
     await store.sandboxes.insert(make_sandbox(), BASE)
     live = {record.template.template_id: record.template for record in await store.sandboxes.live()}

@@ -46,7 +46,9 @@ def respond(body: ResponseBody, status: int = 200, headers: dict[str, str] | Non
     return Response(body.encoded(), status, headers, media_type="application/json")
 
 
-def respond_list(bodies: Sequence[ResponseBody], headers: dict[str, str] | None = None) -> Response:
+def respond_list(
+    bodies: Sequence[ResponseBody], headers: dict[str, str] | None = None, *, status: int = 200
+) -> Response:
     """A list of bodies as HTTP response."""
     content = b"[" + b",".join(body.encoded() for body in bodies) + b"]"
-    return Response(content, 200, headers, media_type="application/json")
+    return Response(content, status, headers, media_type="application/json")

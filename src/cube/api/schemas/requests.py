@@ -64,7 +64,7 @@ class NewSandbox(RequestBody):
         str,
         Field(
             max_length=400,
-            description="Id or name of a template: `base`, `team/base:v2`.",
+            description="Id or name of a template or a snapshot: `base`, `team/base:v2`, `snap-…`.",
             json_schema_extra={"pattern": f"^{TEMPLATE_REF.pattern}$"},
         ),
     ]
@@ -135,7 +135,39 @@ class Resume(RequestBody):
 
 
 class Pause(RequestBody):
-    """A sandbox to freeze."""
+    """A sandbox to pause."""
 
     memory: Annotated[bool, Field(description="`false` keeps only the files.")] = True
     require_healthy_guest: Annotated[bool, Field(description="Accepted: a pause needs no help from inside.")] = False
+
+
+class TakeSnapshot(RequestBody):
+    """A snapshot to take."""
+
+    name: Annotated[
+        str | None,
+        Field(
+            max_length=400,
+            description="`name` or `name:tag`. A snapshot that has it already is replaced.",
+            json_schema_extra={"pattern": f"^{TEMPLATE_REF.pattern}$"},
+        ),
+    ] = None
+    memory: Annotated[
+        bool | None,
+        Field(description="`false` captures the files alone. The answer says whether memory was captured."),
+    ] = None
+
+
+class Rollback(RequestBody):
+    """What a sandbox shall be again."""
+
+    snapshot_id: Annotated[
+        str, Field(min_length=1, max_length=400, description="Id or name of a snapshot over the same template.")
+    ]
+
+
+class Fork(RequestBody):
+    """Forks to make."""
+
+    timeout: Annotated[Seconds | None, Field(description="Seconds until the time of the forks is up.")] = None
+    count: Annotated[int, Field(ge=1, le=100, description="How many."), WHOLE] = 1

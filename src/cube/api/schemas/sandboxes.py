@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from cube.api.schemas.base import ResponseBody
 from cube.api.schemas.network import SandboxNetwork
 from cube.master.sandboxes.lifecycle import VisibleState
+from cube.model.sandbox import PauseMode
 
 _EXAMPLE = {
     "templateID": "tpl-3f0c9a4be1d2867755aa0b1c",
@@ -108,4 +109,6 @@ class SandboxDetail(ListedSandbox):
     allow_internet_access: bool | None = None
     #: Left out when nothing was asked for.
     network: SandboxNetwork | None = None
+    #: What the pause has kept; left out while it runs.
+    pause_mode: PauseMode | None = None
     lifecycle: SandboxLifecycle

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from cube.master.sandboxes.context import Context
@@ -43,10 +45,20 @@ class Expiry:
 
     async def _pause(self, entry: Entry) -> None:
         try:
-            await exclusively(entry, self._operations.pause(entry))
-        except (Conflict, SandboxNotFound):
-            return  # somebody else was faster; whoever makes it run again sets a new deadline
+            await exclusively(entry, self._operations.pause(entry, entry.sandbox.auto_pause_mode))
+        except SandboxNotFound:
+            return
+        except Conflict:
+            await self._try_again(entry)
         except Exception:  # the operation has set a later deadline, at which it is tried again
             entry.failed_pauses += 1
             self._context.logs.note(entry.sandbox.sandbox_id, "Sandbox could not be paused", LogLevel.ERROR)
             log.exception("sandbox.auto_pause_failed", sandbox=entry.sandbox.sandbox_id, times=entry.failed_pauses)
+
+    async def _try_again(self, entry: Entry) -> None:
+        """Look again once the operation that was faster is over. One that made it run has set a new deadline; after one
+        that left it running, as a capture does, the old one stands."""
+        if entry.operation is not None:
+            await asyncio.wait({entry.operation})
+        if entry.ending is None and entry.sandbox.state is SandboxState.RUNNING:
+            self._context.timer.set(entry.sandbox.sandbox_id, entry.sandbox.end_at)

@@ -75,7 +75,7 @@ def wanted(sandbox: Sandbox) -> Condition:
     return Condition.STOPPED if sandbox.pause_mode is PauseMode.FILESYSTEM else Condition.PAUSED
 
 
-def recovered(sandbox: Sandbox, condition: Condition) -> Sandbox:
+def as_found(sandbox: Sandbox, condition: Condition) -> Sandbox:
     """The sandbox as a restarted service has found it, whatever it was in the middle of."""
     state = SandboxState.RUNNING if condition is Condition.RUNNING else SandboxState.PAUSED
     return replace(sandbox, state=state, pause_mode=_PAUSE_MODES[condition])

@@ -14,8 +14,9 @@ from sqlalchemy import Connection
 
 from cube.master.sandboxes.admission import Admission
 from cube.master.sandboxes.context import Context, log_failure
+from cube.master.sandboxes.logbook import LogLevel
 from cube.master.sandboxes.registry import Entry
-from cube.model.errors import Conflict, SandboxNotFound
+from cube.model.errors import Conflict, SandboxNotFound, SandboxStopped
 from cube.model.network import NetworkConfig
 from cube.model.sandbox import OnTimeout, PauseMode, Sandbox, SandboxState
 
@@ -87,24 +88,35 @@ class Operations:
         await recorded
         return entry.sandbox
 
-    async def pause(self, entry: Entry) -> None:
-        """Freeze a running sandbox; it runs on when that fails."""
+    async def pause(self, entry: Entry, mode: PauseMode = PauseMode.FULL) -> None:
+        """Pause a running sandbox; it runs on when that fails, or else is paused with its files alone."""
         context = self._context
-        log_failure(context.move(entry, SandboxState.PAUSING, pause_mode=PauseMode.FULL))
+        log_failure(context.move(entry, SandboxState.PAUSING, pause_mode=mode))
         try:
-            await context.node.pause(entry.sandbox.sandbox_id)
+            await context.node.pause(entry.sandbox.sandbox_id, memory=mode is PauseMode.FULL)
+        except SandboxStopped:
+            self._stopped(entry)
+            raise
         except Exception:
             log_failure(context.move(entry, SandboxState.RUNNING))
             context.postpone(entry, PAUSE_RETRY_S)
             raise
         await context.move(entry, SandboxState.PAUSED)
 
-    async def resume(self, entry: Entry, seconds: int, on_timeout: OnTimeout | None = None) -> Sandbox:
-        """Thaw a paused sandbox, with a new deadline; it stays paused when that fails."""
+    async def resume(
+        self, entry: Entry, seconds: int, on_timeout: OnTimeout | None = None, *, memory: bool = True
+    ) -> Sandbox:
+        """Let a paused sandbox go on, with a new deadline; it stays paused when that fails.
+
+        Without ``memory`` its processes start from the beginning, even where the pause has kept them.
+        """
         context = self._context
         log_failure(context.move(entry, SandboxState.RESUMING))
         try:
-            await context.node.resume(entry.sandbox.sandbox_id)
+            await context.node.resume(entry.sandbox.sandbox_id, memory=memory)
+        except SandboxStopped:
+            self._stopped(entry)
+            raise
         except Exception:
             log_failure(context.move(entry, SandboxState.PAUSED))
             raise
@@ -115,3 +127,24 @@ class Operations:
         """Replace what a sandbox may reach; when that fails, it may reach what it did."""
         await self._context.node.update_network(entry.sandbox.sandbox_id, network)
         await self._context.set_network(entry, network)
+
+    async def rollback(self, entry: Entry, snapshot_id: str) -> Sandbox:
+        """Make a running sandbox what a snapshot holds. It runs on unchanged when that fails, or else is paused with
+        the snapshot's files alone."""
+        context = self._context
+        log_failure(context.move(entry, SandboxState.ROLLING_BACK))
+        try:
+            await context.node.rollback(entry.sandbox.sandbox_id, snapshot_id)
+        except SandboxStopped:
+            self._stopped(entry)
+            raise
+        except Exception:
+            log_failure(context.move(entry, SandboxState.RUNNING))
+            raise
+        await context.move(entry, SandboxState.RUNNING)
+        return entry.sandbox
+
+    def _stopped(self, entry: Entry) -> None:
+        """Note that a sandbox has lost its processes, but not its files."""
+        log_failure(self._context.move(entry, SandboxState.PAUSED, pause_mode=PauseMode.FILESYSTEM))
+        self._context.logs.note(entry.sandbox.sandbox_id, "Processes lost, files kept", LogLevel.ERROR)

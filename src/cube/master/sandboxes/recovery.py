@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import structlog
 
+from cube.cubelet.agent import Recovered
 from cube.master.sandboxes.context import Context, log_failure
-from cube.master.sandboxes.lifecycle import RECOVERED, recovered, wanted
+from cube.master.sandboxes.lifecycle import RECOVERED, as_found, wanted
 from cube.master.sandboxes.logbook import LogLevel
 from cube.master.sandboxes.registry import REMEMBERED, Entry
 from cube.master.store.records import SandboxRecord
@@ -17,8 +18,10 @@ from cube.model.sandbox import Condition, SandboxState
 log = structlog.get_logger(__name__)
 
 
-async def recover(context: Context) -> None:
+async def recover(context: Context, snapshots: Collection[str]) -> set[str]:
     """Take over what still runs; record the rest as ended. Deadlines that have passed act at once.
+
+    Snapshots that are not listed are removed; returns those of the listed that are there.
 
     A sandbox whose creation was cut off runs if it got so far as to answer. A pause or resume is completed; what lost
     its processes over a resume or rollback that was cut off is paused, with its files alone.
@@ -26,29 +29,28 @@ async def recover(context: Context) -> None:
     for sandbox_id, ended_at in await context.store.ended(REMEMBERED):
         context.registry.end(sandbox_id, ended_at)
     records = await context.store.live()
-    found = await _found(context, records)
+    recovered = await _found(context, records, snapshots)
     now = context.clock.now()
     for record in records:
-        condition = found.get(record.sandbox.sandbox_id)
+        condition = recovered.sandboxes.get(record.sandbox.sandbox_id)
         if condition is not None:
             _take_over(context, record, condition)
         else:
             _give_up(context, record, now)
-    await context.store.forget_templates()
+    return recovered.snapshots
 
 
-async def _found(context: Context, records: Sequence[SandboxRecord]) -> dict[str, Condition]:
-    """The condition of each that is there."""
+async def _found(context: Context, records: Sequence[SandboxRecord], snapshots: Collection[str]) -> Recovered:
     listed = [
         (record.spec, wanted(record.sandbox))
         for record in records
         if record.sandbox.state in RECOVERED and record.sandbox.runtime == context.node.runtime
     ]
-    return (await context.node.recover(listed, ())).sandboxes
+    return await context.node.recover(listed, snapshots)
 
 
 def _take_over(context: Context, record: SandboxRecord, condition: Condition) -> None:
-    sandbox = recovered(record.sandbox, condition)
+    sandbox = as_found(record.sandbox, condition)
     context.registry.add(Entry(sandbox, record.spec))
     context.logs.note(sandbox.sandbox_id, "Taken over after a restart of the service")
     if sandbox != record.sandbox:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,9 +14,10 @@ from cube.master.sandboxes.usage import UsageHistory
 from cube.master.store.records import SandboxRecord
 from cube.model.errors import SandboxNotFound
 from cube.model.ids import new_sandbox_id, new_token
-from cube.model.mounts import VolumeMount
+from cube.model.mounts import HostMount, VolumeMount, below, check_targets
 from cube.model.network import merged
 from cube.model.sandbox import Ingress, Sandbox, SandboxSpec, SandboxState
+from cube.model.snapshot import Snapshot
 from cube.model.template import Template
 
 #: Ended sandboxes remembered; beyond, the longest ended are unknown again.
@@ -43,34 +45,72 @@ class Entry:
         self.failed_pauses = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a sandbox is to be created from: a template, and what was captured over it, if anything was."""
+
+    template: Template
+    snapshot: Snapshot | None = None
+
+    @property
+    def id(self) -> str:
+        """What clients know it by."""
+        return self.template.template_id if self.snapshot is None else self.snapshot.snapshot_id
+
+
 def new_entry(
-    request: CreateSandbox, template: Template, volumes: tuple[VolumeMount, ...], *, runtime: str, now: datetime
+    request: CreateSandbox, origin: Origin, volumes: tuple[VolumeMount, ...], *, runtime: str, now: datetime
 ) -> Entry:
     """A sandbox that is to be created, with an id and a token of its own.
+
+    From a snapshot it gets resources, environment and mounts of the sandbox that was captured; what the request says
+    goes before.
 
     The token is always there: E2B's clients send it by themselves, and without it everyone who reaches the proxy could
     use the sandbox. Raises ``InvalidInput`` when what may be reached does not fit what the template says of it.
     """
+    snapshot = origin.snapshot
     sandbox = Sandbox(
         sandbox_id=new_sandbox_id(),
-        template_id=template.template_id,
-        template_name=request.template if request.template != template.template_id else None,
+        template_id=origin.id,
+        template_name=request.template if request.template != origin.id else None,
         state=SandboxState.CREATING,
         started_at=now,
         end_at=now + timedelta(seconds=request.timeout),
         on_timeout=request.on_timeout,
         auto_resume=request.auto_resume,
-        resources=template.resources,
+        resources=origin.template.resources if snapshot is None else snapshot.resources,
         metadata=request.metadata,
-        env_vars=request.env_vars,
+        env_vars=request.env_vars if snapshot is None else snapshot.env_vars | request.env_vars,
         envd_access_token=new_token(),
         runtime=runtime,
         ingress=Ingress(None if request.public_traffic else new_token(), request.mask_request_host),
-        host_mounts=request.host_mounts,
+        host_mounts=request.host_mounts
+        if snapshot is None
+        else _joined(snapshot.host_mounts, request.host_mounts, volumes),
         volume_mounts=volumes,
-        network=merged(template.network, request.network),
+        network=merged(origin.template.network, request.network),
+        snapshot_id=None if snapshot is None else snapshot.snapshot_id,
+        auto_pause_mode=request.auto_pause_mode,
     )
-    return Entry(sandbox, SandboxRecord(sandbox, template).spec)
+    return Entry(sandbox, SandboxRecord(sandbox, origin.template).spec)
+
+
+def _joined(
+    before: tuple[HostMount, ...], asked_for: tuple[HostMount, ...], volumes: tuple[VolumeMount, ...]
+) -> tuple[HostMount, ...]:
+    """The mounts of a snapshot, but those that would meet one that is asked for. Raises ``InvalidInput`` when they are
+    too many together."""
+    if not before:
+        return asked_for
+    targets = [*(mount.mount_path for mount in asked_for), *(mount.mount_path for mount in volumes)]
+    kept = tuple(
+        mount
+        for mount in before
+        if not any(below(mount.mount_path, path) or below(path, mount.mount_path) for path in targets)
+    )
+    check_targets([*targets, *(mount.mount_path for mount in kept)], field="volumeMounts")
+    return (*kept, *asked_for)
 
 
 class Registry:

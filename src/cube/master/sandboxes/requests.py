@@ -9,12 +9,12 @@ from cube.master.sandboxes.lifecycle import VisibleState
 from cube.master.volumes.service import WantedMount
 from cube.model.mounts import HostMount
 from cube.model.network import NetworkConfig
-from cube.model.sandbox import OnTimeout, Sandbox
+from cube.model.sandbox import OnTimeout, PauseMode, Sandbox
 
 
 @dataclass(frozen=True, slots=True)
 class CreateSandbox:
-    """A sandbox that somebody wants. ``timeout`` is in seconds from the moment at which it answers."""
+    """A sandbox that somebody wants, from a template or a snapshot. ``timeout`` is in seconds from its first answer."""
 
     template: str
     timeout: int
@@ -32,6 +32,8 @@ class CreateSandbox:
     volume_mounts: tuple[WantedMount, ...] = ()
     #: What it may reach, beside what its template says; ``None`` when nothing was said.
     network: NetworkConfig | None = field(default=None, repr=False)
+    #: What a pause by the timeout keeps.
+    auto_pause_mode: PauseMode = PauseMode.FULL
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy import Connection
 
 from cube.cubelet.agent import NodeAgent
 from cube.master.sandboxes.admission import Admission, Limits
@@ -18,17 +19,19 @@ from cube.master.sandboxes.context import Context
 from cube.master.sandboxes.deadlines import DeadlineTimer
 from cube.master.sandboxes.endings import Endings
 from cube.master.sandboxes.expiry import Expiry
+from cube.master.sandboxes.forks import Forks
 from cube.master.sandboxes.lifecycle import visible_state
 from cube.master.sandboxes.listing import select
 from cube.master.sandboxes.logbook import LogBook, LogEntry, LogLevel, LogQuery
 from cube.master.sandboxes.metering import Metering
 from cube.master.sandboxes.operations import Operations, exclusively
 from cube.master.sandboxes.recovery import recover
-from cube.master.sandboxes.registry import REMEMBERED, Entry, Registry, new_entry
+from cube.master.sandboxes.registry import REMEMBERED, Entry, Origin, Registry, new_entry
 from cube.master.sandboxes.repeats import Recording, Repeats
 from cube.master.sandboxes.requests import Connected, CreateSandbox, IdempotencyKey, ListQuery, Page
 from cube.master.sandboxes.usage import UsageSample
 from cube.master.secrets.service import SecretService
+from cube.master.snapshots.service import SnapshotService
 from cube.master.store.store import Store
 from cube.master.volumes.service import VolumeService
 from cube.model.errors import (
@@ -37,12 +40,13 @@ from cube.model.errors import (
     InvalidInput,
     SandboxNotFound,
     SandboxNotRunning,
+    TemplateNotFound,
     Unavailable,
     Unsupported,
 )
 from cube.model.mounts import VolumeMount
 from cube.model.network import NetworkConfig
-from cube.model.sandbox import Ingress, OnTimeout, Sandbox, SandboxState
+from cube.model.sandbox import Ingress, OnTimeout, PauseMode, Sandbox, SandboxState
 from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -114,16 +118,23 @@ class SandboxService:
             mounted_in=self._registry.having,
         )
         self.secrets = SecretService(store.secrets, self._clock)
+        self._forks = Forks(context, self._endings, self._start)
         self._early_deaths: set[str] = set()
         self._open = False
+        self._store = store
         self.templates = TemplateCatalogue(node.templates)
+        self.snapshots = SnapshotService(
+            context, store.snapshots, self._operations, self.templates, most=settings.max_snapshots
+        )
 
     # -- life of the service -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Take over what an earlier run left, then watch deadlines."""
         self._node.on_death(self._died)
-        await recover(self._context)
+        present = await recover(self._context, await self.snapshots.recorded())
+        await self.snapshots.keep_only(present)
+        await self._store.revisions.forget_unused()
         await self.secrets.start()
         await self.volumes.start()
         self._open = True
@@ -159,10 +170,15 @@ class SandboxService:
         return await self._repeats.once(key, request, self._create)
 
     async def _create(self, request: CreateSandbox, recording: Recording | None = None) -> Sandbox:
-        entry = self._registry.add(self._admit(request))
+        entry = self._admit(request)
         also = None if recording is None else recording(entry.sandbox.sandbox_id)
+        return await self._start(entry, request.timeout, also)
+
+    async def _start(self, entry: Entry, seconds: int, also: Callable[[Connection], None] | None = None) -> Sandbox:
+        self._admission.check(len(self._registry))
+        self._registry.add(entry)
         try:
-            sandbox = await exclusively(entry, self._operations.start(entry, request.timeout, also))
+            sandbox = await exclusively(entry, self._operations.start(entry, seconds, also))
         except asyncio.CancelledError:
             self._endings.begin(entry)
             raise
@@ -197,39 +213,60 @@ class SandboxService:
         self._check_timeout(seconds)
         await self._extend(self._running(sandbox_id), seconds)
 
-    async def connect(self, sandbox_id: str, seconds: int) -> Connected:
+    async def fork(self, sandbox_id: str, count: int, seconds: int) -> list[Sandbox | CubeError]:
+        """Start ``count`` sandboxes that begin as this one is now; it goes on. One sandbox or failure per fork.
+
+        Raises ``InvalidInput``, ``Conflict`` (busy), ``Unsupported``, ``StorageFull``. When the caller is cancelled,
+        no fork remains.
+        """
+        self._require_open()
+        self._check_timeout(seconds)
+        source = self.snapshots.capturable(sandbox_id)
+        return await self._forks.of(source, count, seconds, memory=self.snapshots.captures_memory(source.sandbox))
+
+    async def connect(self, sandbox_id: str, seconds: int, *, memory: bool = True) -> Connected:
         """Make sure that a sandbox runs for at least ``seconds`` more seconds; a paused one is resumed.
+
+        Without ``memory`` its processes start from the beginning, even where the pause has kept them.
 
         Raises ``InvalidInput``, ``Conflict`` (it is being paused).
         """
         self._check_timeout(seconds)
         entry = await self._settled(sandbox_id)
         if entry.sandbox.state is SandboxState.PAUSED:
-            return Connected(await exclusively(entry, self._operations.resume(entry, seconds)), resumed=True)
+            resumed = await exclusively(entry, self._operations.resume(entry, seconds, memory=memory))
+            return Connected(resumed, resumed=True)
         await self._extend(self._running(sandbox_id), seconds)
         return Connected(entry.sandbox, resumed=False)
 
-    async def pause(self, sandbox_id: str) -> None:
-        """Freeze a running sandbox. Raises ``Conflict`` (not running, or busy), ``Unsupported``."""
+    async def pause(self, sandbox_id: str, mode: PauseMode = PauseMode.FULL) -> None:
+        """Pause a running sandbox. Raises ``Conflict`` (not running, or busy), ``Unsupported``."""
         self._require_pause()
         entry = self._running(sandbox_id)
-        await exclusively(entry, self._operations.pause(entry))
+        await exclusively(entry, self._operations.pause(entry, mode))
 
-    async def resume(self, sandbox_id: str, seconds: int, on_timeout: OnTimeout | None = None) -> Sandbox:
-        """Thaw a paused sandbox, with a new timeout. Raises ``InvalidInput``, ``Conflict`` (not paused, or busy)."""
+    async def resume(
+        self, sandbox_id: str, seconds: int, on_timeout: OnTimeout | None = None, *, memory: bool = True
+    ) -> Sandbox:
+        """Let a paused sandbox go on, with a new timeout. Raises ``InvalidInput``, ``Conflict`` (not paused, or busy).
+
+        ``memory`` as for :meth:`connect`.
+        """
         self._check_timeout(seconds)
         entry = self._registry.get(sandbox_id)
         if entry.operation is None and entry.sandbox.state is not SandboxState.PAUSED:
             raise Conflict(f"sandbox {sandbox_id!r} is {entry.sandbox.state.value}, not paused")
-        return await exclusively(entry, self._operations.resume(entry, seconds, on_timeout))
+        return await exclusively(entry, self._operations.resume(entry, seconds, on_timeout, memory=memory))
 
     async def wake(self, sandbox_id: str) -> Sandbox:
         """Return once a sandbox runs: at once, or after resuming it when it was created with automatic resume.
 
-        For the proxy, which holds a request meanwhile. Raises ``SandboxNotRunning`` when it is paused and stays so.
+        For the proxy, which holds a request meanwhile. Raises ``SandboxNotRunning`` when it is paused and stays so, as
+        one does that has its files alone: traffic must not start it from the beginning.
         """
         entry = await self._settled(sandbox_id)
-        if entry.sandbox.state is SandboxState.PAUSED and entry.sandbox.auto_resume:
+        paused = entry.sandbox.state is SandboxState.PAUSED and entry.sandbox.pause_mode is not PauseMode.FILESYSTEM
+        if paused and entry.sandbox.auto_resume:
             return await exclusively(entry, self._operations.resume(entry, self._settings.default_timeout))
         if entry.sandbox.state is not SandboxState.RUNNING:
             raise SandboxNotRunning(sandbox_id, entry.sandbox.state.value)
@@ -285,21 +322,34 @@ class SandboxService:
 
     def _admit(self, request: CreateSandbox) -> Entry:
         """The entry of a sandbox that may be created."""
-        if not self._open:
-            raise Unavailable("the service is starting or shutting down: try again in a moment")
+        self._require_open()
         self._check_timeout(request.timeout)
         self._check_nodes(request.nodes)
         if request.on_timeout is OnTimeout.PAUSE:
             self._require_pause()
-        template = self.templates.resolve(request.template)
-        volumes = self._volumes_of(request)
-        self._admission.check(len(self._registry))
-        return new_entry(request, template, volumes, runtime=self._node.runtime, now=self._clock.now())
+        origin, volumes = self._origin(request.template), self._volumes_of(request)
+        return new_entry(request, origin, volumes, runtime=self._node.runtime, now=self._clock.now())
 
     def _volumes_of(self, request: CreateSandbox) -> tuple[VolumeMount, ...]:
         if request.volume_mounts and not self._node.capabilities.volumes:
             raise Unsupported(f"the runtime {self._node.runtime!r} cannot mount volumes")
         return self.volumes.resolve(request.volume_mounts)
+
+    def _origin(self, reference: str) -> Origin:
+        """The template or snapshot of this id or name; a template's name goes first."""
+        try:
+            return Origin(self.templates.resolve(reference))
+        except TemplateNotFound:
+            snapshot = self.snapshots.find(reference)
+            if snapshot is None:
+                raise
+        if snapshot.runtime != self._node.runtime:
+            raise Unsupported(f"snapshot {reference!r} needs the runtime {snapshot.runtime!r}")
+        return Origin(snapshot.template, snapshot)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise Unavailable("the service is starting or shutting down: try again in a moment")
 
     def _check_timeout(self, seconds: int) -> None:
         longest = self._settings.max_timeout

@@ -16,6 +16,7 @@ from cube.model.network import NetworkConfig
 from cube.model.network_wire import restored, stored
 from cube.model.resources import Resources
 from cube.model.sandbox import Ingress, OnTimeout, PauseMode, Sandbox, SandboxSpec, SandboxState
+from cube.model.snapshot import Snapshot
 from cube.model.template import Template
 
 _TEMPLATE = TypeAdapter(Template)
@@ -69,11 +70,7 @@ def sandbox_row(sandbox: Sandbox, digest: str, box: SecretBox) -> dict[str, Any]
         "end_at": sandbox.end_at,
         "on_timeout": sandbox.on_timeout.value,
         "auto_resume": sandbox.auto_resume,
-        "cpu_count": sandbox.resources.cpu_count,
-        "memory_mb": sandbox.resources.memory_mb,
-        "disk_mb": sandbox.resources.disk_mb,
-        "pids": sandbox.resources.pids,
-        "open_files": sandbox.resources.open_files,
+        **_resource_columns(sandbox.resources),
         "metadata": sandbox.metadata,
         "secrets": seal(sandbox, box),
         "runtime": sandbox.runtime,
@@ -101,7 +98,7 @@ def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
         envd_access_token=secrets["envd_access_token"],
         runtime=row["runtime"],
         ingress=Ingress(**secrets.get("ingress", {})),
-        host_mounts=tuple(HostMount(**mount) for mount in secrets.get("host_mounts", ())),
+        host_mounts=_host_mounts(secrets),
         snapshot_id=row["snapshot_id"],
         auto_pause_mode=PauseMode(row["auto_pause_mode"]),
         pause_mode=None if row["pause_mode"] is None else PauseMode(row["pause_mode"]),
@@ -109,6 +106,45 @@ def sandbox_record(row: RowMapping, box: SecretBox) -> SandboxRecord:
         network=restored(secrets["network"]) if "network" in secrets else _OF_OLD,
     )
     return SandboxRecord(sandbox, _TEMPLATE.validate_python(row["manifest"]))
+
+
+def snapshot_row(snapshot: Snapshot, digest: str, box: SecretBox) -> dict[str, Any]:
+    """The row of a snapshot over the template revision ``digest``."""
+    secrets = {"env_vars": snapshot.env_vars, "host_mounts": snapshot.host_mounts}
+    return {
+        "snapshot_id": snapshot.snapshot_id,
+        "name": snapshot.name,
+        "origin_sandbox_id": snapshot.origin_sandbox_id,
+        "template_digest": digest,
+        "created_at": snapshot.created_at,
+        "runtime": snapshot.runtime,
+        "memory": snapshot.memory,
+        **_resource_columns(snapshot.resources),
+        "metadata": snapshot.metadata,
+        "secrets": box.seal(orjson.dumps(secrets), snapshot.snapshot_id.encode()),
+    }
+
+
+def snapshot_record(row: RowMapping, box: SecretBox) -> Snapshot:
+    """The snapshot of a row joined with its template revision. Raises ``HostError`` when its secrets do not open."""
+    secrets = orjson.loads(box.open(row["secrets"], row["snapshot_id"].encode()))
+    return Snapshot(
+        snapshot_id=row["snapshot_id"],
+        name=row["name"],
+        origin_sandbox_id=row["origin_sandbox_id"],
+        template=_TEMPLATE.validate_python(row["manifest"]),
+        created_at=row["created_at"],
+        runtime=row["runtime"],
+        memory=row["memory"],
+        resources=_resources(row),
+        metadata=row["metadata"],
+        env_vars=secrets["env_vars"],
+        host_mounts=_host_mounts(secrets),
+    )
+
+
+def _host_mounts(secrets: dict[str, Any]) -> tuple[HostMount, ...]:
+    return tuple(HostMount(**mount) for mount in secrets.get("host_mounts", ()))
 
 
 def seal(sandbox: Sandbox, box: SecretBox) -> bytes:
@@ -122,6 +158,16 @@ def seal(sandbox: Sandbox, box: SecretBox) -> bytes:
         "network": stored(sandbox.network),
     }
     return box.seal(orjson.dumps(secrets), sandbox.sandbox_id.encode())
+
+
+def _resource_columns(resources: Resources) -> dict[str, int]:
+    return {
+        "cpu_count": resources.cpu_count,
+        "memory_mb": resources.memory_mb,
+        "disk_mb": resources.disk_mb,
+        "pids": resources.pids,
+        "open_files": resources.open_files,
+    }
 
 
 def _resources(row: RowMapping) -> Resources:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
 
-from sqlalchemy import Connection, Executable, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from cube.master.store.idempotency import freeing
-from cube.master.store.records import (
-    SandboxRecord,
-    sandbox_record,
-    sandbox_row,
-    seal,
-    template_digest,
-    template_manifest,
-)
+from cube.master.store.records import SandboxRecord, sandbox_record, sandbox_row, seal
+from cube.master.store.revisions import TemplateRevisions
 from cube.master.store.secretbox import SecretBox
-from cube.master.store.tables import sandboxes, snapshots, template_revisions
-from cube.master.store.writer import Writer
+from cube.master.store.tables import sandboxes, template_revisions
+from cube.master.store.writer import Writer, execution
 from cube.model.sandbox import Sandbox, SandboxState
 from cube.model.template import Template
 
@@ -48,31 +41,25 @@ _ENDED = (
     .where(sandboxes.c.ended_at.is_not(None))
     .order_by(sandboxes.c.ended_at.desc())
 )
-_FORGET_TEMPLATES = delete(template_revisions).where(
-    template_revisions.c.digest.not_in(select(sandboxes.c.template_digest)),
-    template_revisions.c.digest.not_in(select(snapshots.c.template_digest)),
-)
 
 
 class SandboxStore:
-    """The tables ``sandboxes`` and ``template_revisions``.
+    """The table ``sandboxes``.
 
     A future's result means: committed. It fails with ``StorageFull`` or ``HostError``.
     """
 
-    def __init__(self, writer: Writer, box: SecretBox) -> None:
+    def __init__(self, writer: Writer, box: SecretBox, revisions: TemplateRevisions) -> None:
         self._writer = writer
         self._box = box
-        #: Digest of each template as it was last seen, and which digests are known to be in the database.
-        self._digests: dict[str, tuple[Template, str]] = {}
-        self._written: set[str] = set()
+        self._revisions = revisions
 
     def insert(
         self, sandbox: Sandbox, template: Template, also: Callable[[Connection], None] | None = None
     ) -> asyncio.Future[None]:
         """Record a new sandbox; ``also`` is done in the same transaction."""
-        row = sandbox_row(sandbox, self._revision(template), self._box)
-        return self._writer.submit(_execution(_INSERT, row, also))
+        row = sandbox_row(sandbox, self._revisions.digest(template), self._box)
+        return self._writer.submit(execution(_INSERT, row, also))
 
     def update(self, sandbox: Sandbox) -> asyncio.Future[None]:
         """Record what of a sandbox can change: state, deadline, what the deadline does and what a pause has kept."""
@@ -83,20 +70,20 @@ class SandboxStore:
             "on_timeout": sandbox.on_timeout.value,
             "pause_mode": sandbox.pause_mode,
         }
-        return self._writer.submit(_execution(_UPDATE, change))
+        return self._writer.submit(execution(_UPDATE, change))
 
     def update_network(self, sandbox: Sandbox) -> asyncio.Future[None]:
         """Record what a sandbox may reach, which is encrypted with its other secrets."""
         sealed = {"key": sandbox.sandbox_id, "secrets": seal(sandbox, self._box)}
-        return self._writer.submit(_execution(_SEAL, sealed))
+        return self._writer.submit(execution(_SEAL, sealed))
 
     def end(self, sandbox_id: str, ended_at: datetime) -> asyncio.Future[None]:
         """Record that a sandbox is gone."""
-        return self._writer.submit(_execution(_END, {"key": sandbox_id, "ended_at": ended_at}))
+        return self._writer.submit(execution(_END, {"key": sandbox_id, "ended_at": ended_at}))
 
     def abandon(self, sandbox_id: str, ended_at: datetime) -> asyncio.Future[None]:
         """Record that a sandbox is gone that never ran; the idempotency key that asked for it is free again."""
-        return self._writer.submit(_execution(_END, {"key": sandbox_id, "ended_at": ended_at}, freeing(sandbox_id)))
+        return self._writer.submit(execution(_END, {"key": sandbox_id, "ended_at": ended_at}, freeing(sandbox_id)))
 
     def live(self) -> asyncio.Future[Sequence[SandboxRecord]]:
         """All that have not ended, oldest first. Fails with ``HostError`` when their secrets do not open."""
@@ -112,49 +99,6 @@ class SandboxStore:
         Forgets a portion and returns how many that were, 0 when there is nothing left to forget.
         """
         return self._writer.submit(partial(_prune, before, keep))
-
-    def forget_templates(self) -> asyncio.Future[None]:
-        """Forget template revisions that nothing was cloned from and no snapshot has. Only before the first insert."""
-        return self._writer.submit(_execution(_FORGET_TEMPLATES, {}))
-
-    def _revision(self, template: Template) -> str:
-        """Digest of the template, which is on its way into the database when this returns."""
-        manifest = None
-        known = self._digests.get(template.template_id)
-        if known is None or known[0] != template:
-            manifest = template_manifest(template)
-            known = self._digests[template.template_id] = (template, template_digest(manifest))
-        digest = known[1]
-        if digest not in self._written:
-            self._write_revision(digest, template, manifest or template_manifest(template))
-        return digest
-
-    def _write_revision(self, digest: str, template: Template, manifest: dict[str, Any]) -> None:
-        row = {"digest": digest, "template_id": template.template_id, "manifest": manifest}
-        written = self._writer.submit(partial(_insert_revision, row))
-        written.add_done_callback(partial(self._note_revision, digest))
-
-    def _note_revision(self, digest: str, written: asyncio.Future[None]) -> None:
-        # When it failed, the insert that needs it fails too and tells its caller; the next one tries again.
-        if not written.cancelled() and written.exception() is None:
-            self._written.add(digest)
-
-
-def _execution(
-    statement: Executable, parameters: Mapping[str, Any], also: Callable[[Connection], None] | None = None
-) -> Callable[[Connection], None]:
-    def work(connection: Connection) -> None:
-        connection.execute(statement, parameters)
-        if also is not None:
-            also(connection)
-
-    return work
-
-
-def _insert_revision(row: Mapping[str, Any], connection: Connection) -> None:
-    present = select(template_revisions.c.digest).where(template_revisions.c.digest == row["digest"])
-    if connection.scalar(present) is None:
-        connection.execute(insert(template_revisions), row)
 
 
 def _read_live(box: SecretBox, connection: Connection) -> Sequence[SandboxRecord]:

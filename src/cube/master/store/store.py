@@ -10,9 +10,11 @@ from sqlalchemy import Engine
 from cube.master.store.engine import sqlite_engine
 from cube.master.store.idempotency import IdempotencyStore
 from cube.master.store.migrate import migrate
+from cube.master.store.revisions import TemplateRevisions
 from cube.master.store.sandboxes import SandboxStore
 from cube.master.store.secretbox import SecretBox
 from cube.master.store.secrets import SecretTable
+from cube.master.store.snapshots import SnapshotStore
 from cube.master.store.volumes import VolumeTable
 from cube.master.store.writer import Writer
 
@@ -23,7 +25,9 @@ class Store:
     def __init__(self, engine: Engine, box: SecretBox) -> None:
         self._engine = engine
         self._writer = Writer(engine)
-        self.sandboxes = SandboxStore(self._writer, box)
+        self.revisions = TemplateRevisions(self._writer)
+        self.sandboxes = SandboxStore(self._writer, box, self.revisions)
+        self.snapshots = SnapshotStore(self._writer, box, self.revisions)
         self.idempotency = IdempotencyStore(self._writer, box)
         self.volumes = VolumeTable(self._writer, box)
         self.secrets = SecretTable(self._writer, box)

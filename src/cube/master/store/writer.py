@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Executable
 from sqlalchemy.exc import SQLAlchemyError
 
 from cube.model.errors import HostError, StorageFull, Unavailable
@@ -100,6 +100,19 @@ class Writer:
         # The loop is closed when the process is being torn down without close(); then nobody waits any more.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(_deliver_all, outcomes)
+
+
+def execution(
+    statement: Executable, parameters: Mapping[str, Any], also: Callable[[Connection], None] | None = None
+) -> Callable[[Connection], None]:
+    """The work of executing one statement; ``also`` is done in the same transaction."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(statement, parameters)
+        if also is not None:
+            also(connection)
+
+    return work
 
 
 def _deliver_all(outcomes: Sequence[_Outcome]) -> None:

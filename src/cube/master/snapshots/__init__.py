@@ -1,0 +1,1 @@
+"""Snapshots: taken of sandboxes, listed, named, used and deleted."""
