@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.manifest import Manifest
+from cube.master.templates import definition
 from cube.master.templates.builder import TemplateBuilder
 from cube.model.resources import Resources
 from cube.model.template import ImageConfig, Template
@@ -103,6 +104,35 @@ def builtin_templates(templates_dir: Path) -> list[Template]:
         for template in templates:
             _link_or_copy(settings.templates_dir / template.template_id, templates_dir / template.template_id)
     return templates
+
+
+POLYGLOT = """
+name = "code-interpreter-polyglot"
+packages = ["r-base-core", "openjdk-17-jdk-headless"]
+code_interpreter = true
+
+[source]
+kind = "template"
+template = "code-interpreter-v1"
+
+[resources]
+memory_mb = 2048
+"""
+
+
+def polyglot_template(templates_dir: Path) -> Template:
+    """The template of docs/templates.md that has R and Java, from the cache as the built-in ones."""
+    builtin_templates(templates_dir)
+    with _locked(CACHE):
+        settings = Settings(state_dir=CACHE, run_dir=CACHE / "run")
+        images = ImageStore(settings)
+        images.load()
+        try:
+            template = asyncio.run(TemplateBuilder(settings, images).build(definition.parse(POLYGLOT)))
+        finally:
+            images.unmount_all()
+        _link_or_copy(settings.templates_dir / template.template_id, templates_dir / template.template_id)
+    return template
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cube.envd.asgi import ClientDisconnected, Receive, Scope, Send, header, read_body, respond, respond_json
 from cube.envd.errors import sandbox_gone
 from cube.envd.interpreter.contexts import Context, Interpreter, interpreter_of
 from cube.envd.interpreter.execute import ExecuteResponse
+from cube.envd.interpreter.kernel import Cell
+from cube.envd.interpreter.languages import Language
 from cube.envd.interpreter.requests import MAX_BODY, ExecuteRequest, parse_context, parse_execute
 from cube.envd.sandboxes import EnvdSandbox, EnvdSandboxes
 from cube.model.errors import CubeError, LimitExceeded, NotFound, SandboxNotFound, SandboxNotRunning, Unavailable
@@ -79,11 +82,16 @@ class InterpreterApp:
             request = parse_execute(await read_body(receive, MAX_BODY))
             context = _context(interpreter, request)
             await context.ready()
-            await ExecuteResponse(context, request.cell, send).run(receive, cut_off)
+            await ExecuteResponse(context, _cell(context, request), send).run(receive, cut_off)
 
 
 def _context(interpreter: Interpreter, request: ExecuteRequest) -> Context:
     return interpreter.get(request.context_id) if request.context_id else interpreter.default(request.language)
+
+
+def _cell(context: Context, request: ExecuteRequest) -> Cell:
+    """The cell; a context that was made for TypeScript takes nothing else."""
+    return replace(request.cell, typescript=True) if context.language is Language.TYPESCRIPT else request.cell
 
 
 def _headers(error: CubeError) -> list[tuple[bytes, bytes]]:

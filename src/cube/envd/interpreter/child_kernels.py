@@ -1,26 +1,27 @@
-"""Kernels that are one program each: bash and JavaScript, under a small Python supervisor in the sandbox."""
+"""Kernels that are one program each, under a small Python supervisor in the sandbox."""
 
 from __future__ import annotations
 
 import orjson
 
 from cube.envd.interpreter.kernel import Kernel
+from cube.envd.interpreter.languages import Language
 from cube.envd.interpreter.processes import spawn_program
 from cube.envd.sandboxes import EnvdSandbox
 
-
-async def start_bash(sandbox: EnvdSandbox, cwd: str) -> Kernel:
-    """A kernel that feeds cells to one bash. Raises ``CubeError``."""
-    return await _start(sandbox, "bash_host", cwd)
-
-
-async def start_node(sandbox: EnvdSandbox, cwd: str) -> Kernel:
-    """A kernel that feeds cells to one node. Raises ``CubeError``."""
-    return await _start(sandbox, "node_host", cwd)
+#: The program that supervises each of them, a module of :mod:`cube.envd.interpreter.kernels`.
+_HOSTS = {
+    Language.BASH: "bash_host",
+    Language.JAVASCRIPT: "node_host",
+    Language.R: "r_host",
+    Language.JAVA: "java_host",
+}
 
 
-async def _start(sandbox: EnvdSandbox, main: str, cwd: str) -> Kernel:
-    transport, program = await spawn_program(sandbox, main)
+async def start_child(sandbox: EnvdSandbox, language: Language, cwd: str) -> Kernel:
+    """A kernel that feeds cells to one program of the language. Raises ``CubeError``, ``InvalidInput`` where the image
+    lacks the program."""
+    transport, program = await spawn_program(sandbox, _HOSTS[language.kernel])
     kernel = Kernel(transport)
     try:
         await kernel.start(program + orjson.dumps({"cwd": cwd}) + b"\n")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from cube.envd.guest import LastingGuest
-from cube.envd.interpreter.child_kernels import start_bash, start_node
+from cube.envd.interpreter.child_kernels import start_child
 from cube.envd.interpreter.events import Event
 from cube.envd.interpreter.fork_host import ForkHost
 from cube.envd.interpreter.kernel import Cell, Execution, Kernel, KernelDied, KernelState, TransportState
@@ -267,13 +267,9 @@ class Interpreter:
         async def start() -> Kernel:
             if self.closed:
                 raise SandboxNotRunning(self._sandbox.sandbox_id, "stopped")
-            match language.kernel:
-                case Language.PYTHON:
-                    return await self._python.kernel(where)
-                case Language.BASH:
-                    return await start_bash(self._sandbox, where)
-                case _:
-                    return await start_node(self._sandbox, where)
+            if language is Language.PYTHON:
+                return await self._python.kernel(where)
+            return await start_child(self._sandbox, language, where)
 
         return start
 

@@ -14,6 +14,8 @@ class Language(StrEnum):
     JAVASCRIPT = "javascript"
     TYPESCRIPT = "typescript"
     BASH = "bash"
+    R = "r"
+    JAVA = "java"
 
     @property
     def kernel(self) -> Language:
@@ -31,5 +33,6 @@ def language(name: str) -> Language:
         return Language(_ALIASES.get(plain, plain))
     except ValueError:
         raise InvalidInput(
-            f"No kernel for language {name[:60]!r}; use python, javascript, typescript or bash.", field="language"
+            f"No kernel for language {name[:60]!r}; use python, javascript, typescript, bash, r or java.",
+            field="language",
         ) from None

@@ -58,7 +58,7 @@ def command(program: bytes) -> tuple[str, ...]:
 def _sources() -> dict[str, str]:
     """Texts by name: modules by their full name in the sandbox, other files by their own."""
     files = resources.files("cube.envd.interpreter.kernels").iterdir()
-    texts = {file.name: file.read_text() for file in files if file.name.endswith((".py", ".js"))}
+    texts = {file.name: file.read_text() for file in files if file.name.endswith((".py", ".js", ".java", ".r"))}
     return {_name(file): text for file, text in texts.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cube.master.templates import apt, python_packages
+from cube.master.templates import apt, debian_packages, python_packages
 from cube.master.templates.chroot import run_inside
 from cube.master.templates.definition import Command, Definition, User
 from cube.master.templates.process import in_thread
@@ -19,12 +19,14 @@ _MAX_PASSWD = 1 << 20
 
 
 async def customise(definition: Definition, tree: Path, meter: Meter) -> None:
-    """Add users, files and Python packages, remove files, compile, run commands, in this order."""
+    """Add users, files, Debian and Python packages, remove files, compile, run commands, in this order."""
     for user in definition.users:
         await _add_user(tree, user)
     with Tree(tree) as files:
         for file in definition.files:
             files.write(file.path.strip("/"), file.content.encode(), file.mode)
+    if definition.packages:
+        await debian_packages.install(tree, definition.packages, meter)
     if definition.python:
         await python_packages.install(tree, definition.python, apt.architecture(), meter)
     await in_thread(lambda _: _remove(tree, definition.remove))

@@ -14,7 +14,7 @@ from cube.master.templates.tree import Tree
 from cube.model.errors import HostError
 
 #: Options of dpkg. What nobody reads in a sandbox is not unpacked; copyright files stay.
-_DPKG_OPTIONS = (
+DPKG_OPTIONS = (
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/man/*",
@@ -46,13 +46,13 @@ async def bootstrap(source: DebianSource, tree: Path, meter: Meter) -> None:
         raise HostError("mmdebstrap is not installed: apt-get install mmdebstrap")
     suite = suite_of(source)
     repositories = apt.main_repositories(suite)
-    settings = _write_settings(tree.parent, repositories)
+    settings = write_settings(tree.parent, repositories)
     await run(_command(source, suite, tree, settings), on_line=lambda line: _milestone(line, meter))
     with Tree(tree) as files:
         _leave_clean(files, repositories)
 
 
-def _write_settings(directory: Path, repositories: list[apt.Repository]) -> tuple[Path, Path]:
+def write_settings(directory: Path, repositories: list[apt.Repository]) -> tuple[Path, Path]:
     """The machine's apt settings as private files: on a command line everybody could read a mirror's password."""
     sources, options = directory / "sources.list", directory / "apt.conf"
     # APT::Sandbox::User: apt's unprivileged user cannot reach a private directory.
@@ -67,7 +67,7 @@ def _command(source: DebianSource, suite: str, tree: Path, settings: tuple[Path,
     sources, options = settings
     command = [*ISOLATED, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]
     command += [f"--architectures={apt.architecture()}", f"--aptopt={options}"]
-    command += [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
+    command += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
     command += [f"--include={','.join(source.packages)}"] if source.packages else []
     # Without a mirror mmdebstrap takes Debian's own; that is right for a machine that is not a Debian.
     return [*command, suite, str(tree), *([str(sources)] if sources.stat().st_size > 1 else [])]

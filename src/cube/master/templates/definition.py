@@ -84,6 +84,8 @@ class Definition:
     source: Source
     users: tuple[User, ...] = ()
     files: tuple[File, ...] = ()
+    #: Debian packages, with what they need, beside those of the source.
+    packages: tuple[str, ...] = ()
     #: Requirements as pip takes them; installed for Debian's Python.
     python: tuple[str, ...] = ()
     #: Patterns of paths to remove, as ``pathlib`` globs relative to the root. What ``python`` brought is compiled next.
@@ -97,7 +99,7 @@ class Definition:
     @property
     def customises(self) -> bool:
         """Whether the build runs programs of the tree."""
-        return bool(self.users or self.files or self.python or self.run or self.remove)
+        return bool(self.users or self.files or self.packages or self.python or self.run or self.remove)
 
 
 _DEFINITION: TypeAdapter[Definition] = TypeAdapter(Definition)
@@ -126,6 +128,7 @@ def check(definition: Definition) -> Definition:
     if isinstance(definition.source, DebianSource):
         _require(all(map(_PACKAGE.fullmatch, definition.source.packages)), "packages", "holds what is no package name")
         _require(re.fullmatch(r"[a-z]*", definition.source.suite), "suite", "is no Debian code name")
+    _require(all(map(_PACKAGE.fullmatch, definition.packages)), "packages", "holds what is no package name")
     _require(all(_USER_NAME.fullmatch(user.name) for user in definition.users), "users", "holds what is no user name")
     _require(all(1 <= user.uid < 65534 for user in definition.users), "users", "has a uid that is not in 1..65533")
     _require(all(file.path.startswith("/") for file in definition.files), "files", "needs absolute paths")

@@ -102,7 +102,7 @@ def test_missing_directory_is_refused(client: Sandbox) -> None:
         (b"[]", "not a JSON object"),
         (b"{", "not JSON"),
         (b'{"code": "1", "context_id": "a", "language": "python"}', "Only one of context_id or language"),
-        (b'{"code": "1", "language": "r"}', "No kernel for language"),
+        (b'{"code": "1", "language": "cobol"}', "No kernel for language"),
         (b'{"code": 1}', "code is not a string"),
         (b'{"code": "1", "env_vars": {"A=": "1"}}', "cannot be set"),
     ],

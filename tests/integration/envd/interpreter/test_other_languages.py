@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 
 import pytest
 from e2b import SandboxException, TimeoutException
@@ -111,12 +110,73 @@ def test_node_interrupt_keeps_the_state(client: Sandbox, code: str) -> None:
     assert node(client, "x").text == "1"
 
 
+def typescript(client: Sandbox, code: str, **options: object) -> Execution:
+    return client.run_code(code, language="typescript", **options)  # type: ignore[call-overload, no-any-return]
+
+
 @needs_node
-def test_typescript_or_a_clear_error(client: Sandbox) -> None:
-    execution = client.run_code("let n: number = 3; n", language="typescript")
-    version = subprocess.run(["node", "-p", "!!require('module').stripTypeScriptTypes"], capture_output=True, text=True)
-    if version.stdout.strip() == "true":
-        assert execution.text == "3"
-    else:
-        assert execution.error is not None
-        assert "TypeScript needs Node" in execution.error.value
+def test_typescript(client: Sandbox) -> None:
+    code = "import { join } from 'path'\nenum Color { Red = 3 }\ninterface Named { name: string }\nlet n: number = 3"
+    assert typescript(client, code).error is None
+    code = "const all = <T,>(items: T[]): T => items[0]; all<number>([n]) + Color.Red + await Promise.resolve(1)"
+    assert typescript(client, code).text == "7"
+    assert typescript(client, "join('a', 'b') satisfies string").text == "a/b"
+    assert node(client, "n").text == "3"
+
+
+@needs_node
+def test_typescript_errors_and_contexts(client: Sandbox) -> None:
+    error = typescript(client, "const x: = 3").error
+    assert error is not None
+    assert error.name == "SyntaxError"
+    context = client.create_code_context(language="typescript")
+    assert context.language == "typescript"
+    assert client.run_code("const y: number = 4; y as number", context=context).text == "4"
+    with pytest.raises(TimeoutException):
+        client.run_code("while (true as boolean) {}", context=context, timeout=1)
+    assert client.run_code("y!", context=context).text == "4"
+
+
+@needs_node
+def test_node_shows_what_values_say_of_themselves(client: Sandbox) -> None:
+    code = """
+class Shown {
+  _toHtml() { return "<b>x</b>" }
+  _toSvg() { return "<svg/>" }
+  _toPng() { return "cG5n" }
+  _toMime() { return { "application/pdf": "cGRm", "x/own": 1 } }
+}
+$$.html("<i>first</i>"); $$.markdown("# m"); $$.latex("$x$"); $$.jpeg("anBn"); $$.mime({"application/javascript": "1"});
+display(new Shown());
+({ a: [1, 2] })
+"""
+    results = node(client, code).results
+    assert [result.html for result in results[:6]] == ["<i>first</i>", None, None, None, None, "<b>x</b>"]
+    assert (results[1].markdown, results[2].latex, results[3].jpeg) == ("# m", "$x$", "anBn")
+    assert results[4].javascript == "1"
+    shown = results[5]
+    assert (shown.svg, shown.png, shown.pdf, shown.extra) == ("<svg/>", "cG5n", "cGRm", {"x/own": 1})
+    assert results[6].json == {"a": [1, 2]}
+    assert results[6].is_main_result
+
+
+@needs_node
+def test_node_takes_modules_as_they_are_written(client: Sandbox) -> None:
+    code = "export const a = 1\nexport default function f() { return a + 1 }\nexport class C {}\n"
+    code += "export async function g() {}"
+    assert node(client, code).error is None
+    assert node(client, "[f(), typeof C, typeof g].join()").text == "2,function,function"
+
+
+@needs_node
+def test_node_results_of_any_size_and_kind(client: Sandbox) -> None:
+    execution = node(client, "$$.html('x'.repeat(30_000_000))")
+    assert "Too big to be sent" in "".join(execution.logs.stderr)
+    assert node(client, "'\\u0000\\u001b[31m\\ud800'").error is None
+    output = node(
+        client, "process.stdout.write(Buffer.from([0, 255, 10])); for (let i = 0; i < 1e5; i++) console.log('y')"
+    )
+    assert len("".join(output.logs.stdout)) == 200_003
+    forge = "for (let fd = 200; fd < 215; fd++) try { require('fs').writeFileSync('/dev/fd/' + fd, '%s') } catch {}"
+    assert node(client, forge % '{"type":"done"}\\n[]\\n{"type":"result","data":7}\\n', timeout=20).error is None
+    assert node(client, "'still here'").text == "still here"

@@ -17,7 +17,7 @@ MIRROR = apt.Repository("https://me:hunter2@mirror.example/debian", "bookworm", 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     monkeypatch.setattr(apt, "options", lambda: ['Acquire::http::Proxy "http://me:hunter2@proxy.example";'])
-    return debian._write_settings(tmp_path, [MIRROR])
+    return debian.write_settings(tmp_path, [MIRROR])
 
 
 def test_settings_are_private(settings: tuple[Path, Path]) -> None:

@@ -6,6 +6,7 @@
 // loop on SIGINT.
 "use strict";
 
+const childProcess = require("child_process");
 const fs = require("fs");
 const inspector = require("inspector");
 const net = require("net");
@@ -33,6 +34,8 @@ globalThis.module = { exports: {} };
 // Static imports become dynamic ones, which a cell may contain; dynamic ones go through a function that node lets import.
 const IMPORT = /(?<=^|;)[ \t]*import\s+(?:([\w$]+)\s*(?:,\s*)?)?(?:\*\s*as\s+([\w$]+)|\{([^}]*)\})?\s*(?:from\s*)?(["'][^"'\n]+["'])[ \t]*;?/gm;
 
+const EXPORT = /^([ \t]*)export\s+(?:default\s+(?=(?:async\s+)?(?:function|class)\s+[\w$]))?(?=(?:async\s+function|const|let|var|function|class)\b)/gm;
+
 function withImports(code) {
   const single = code.replace(IMPORT, (line, main, whole, names, source) => {
     const parts = [];
@@ -42,14 +45,24 @@ function withImports(code) {
     const bindings = parts.length ? `const {${parts.join(", ")}} = ${load};` : `${load};`;
     return whole ? `const ${whole} = ${load};` + (main ? bindings : "") : bindings;
   });
-  return single.replace(/(?<![\w$.])import\s*\(/g, "__cube_import(");
+  // A cell is nobody's module: what it exports it declares.
+  const declared = single.replace(EXPORT, "$1");
+  return declared.replace(/(?<![\w$.])import\s*\(/g, "__cube_import(");
 }
 
+// Names that are imported for a later cell must stay, so nothing is left out for being unused.
+const ESBUILD = [
+  "--loader=ts", "--format=esm", "--target=node18", "--tree-shaking=false", "--log-level=error", "--color=false",
+  '--tsconfig-raw={"compilerOptions":{"importsNotUsedAsValues":"preserve","preserveValueImports":true}}',
+];
+
 function withoutTypes(code) {
-  if (!nodeModule.stripTypeScriptTypes) {
-    throw new Error(`TypeScript needs Node 22.13 or newer in the image of the sandbox; this is ${process.version}.`);
-  }
-  return nodeModule.stripTypeScriptTypes(code, { mode: "transform" });
+  const done = childProcess.spawnSync("esbuild", ESBUILD, { input: code, encoding: "utf8", maxBuffer: 1 << 26 });
+  if (!done.error && done.status === 0) return done.stdout;
+  if (!done.error) throw new SyntaxError(done.stderr.trim());
+  if (nodeModule.stripTypeScriptTypes) return nodeModule.stripTypeScriptTypes(code, { mode: "transform" });
+  const missing = `TypeScript needs esbuild, or Node 22.13, in the image of the sandbox; this is ${process.version}.`;
+  throw new Error(missing);
 }
 
 const post = (method, parameters) =>
@@ -118,14 +131,35 @@ function jsonOf(value) {
   }
 }
 
+// What a value can say of itself: in the names of Jupyter's JavaScript kernels, or as MIME types.
+const METHODS = {
+  _toHtml: "text/html", _toSvg: "image/svg+xml", _toPng: "image/png", _toJpeg: "image/jpeg", _toMarkdown: "text/markdown",
+  _toLatex: "text/latex", _toJson: "application/json",
+};
+
+function representations(value) {
+  const data = {};
+  if (value === null || typeof value !== "object" || util.types.isProxy(value)) return data;
+  for (const [method, mime] of Object.entries(METHODS)) {
+    if (typeof value[method] === "function") data[mime] = value[method]();
+  }
+  if (typeof value._toMime === "function") Object.assign(data, value._toMime());
+  return data;
+}
+
 function show(value, main) {
-  const data = { "text/plain": util.inspect(value) };
+  const data = { "text/plain": util.inspect(value), ...representations(value) };
   const json = jsonOf(value);
-  if (json !== undefined) data["application/json"] = json;
+  if (json !== undefined && data["application/json"] === undefined) data["application/json"] = json;
   answer({ type: "result", main, data });
 }
 
+const bundle = (data) => answer({ type: "result", main: false, data });
+const displays = Object.fromEntries(
+  Object.entries(METHODS).map(([method, mime]) => [method.slice(3).toLowerCase(), (value) => bundle({ [mime]: value })])
+);
 globalThis.display = (value) => show(value, false);
+globalThis.$$ = { ...displays, text: (value) => bundle({ "text/plain": String(value) }), mime: (data) => bundle({ ...data }) };
 
 async function withEnvironment(variables, body) {
   const former = Object.fromEntries(Object.keys(variables).map((name) => [name, process.env[name]]));
@@ -175,7 +209,7 @@ async function carryOut(request) {
   if (request.op === "execute") return run(request);
   if (request.op === "environment") Object.assign(process.env, request.variables);
   if (request.op === "reseed") reseed();
-  answer({ type: "done" });
+  answer({ type: "done", id: request.id });
 }
 
 async function run(request) {
@@ -187,7 +221,16 @@ async function run(request) {
     answer({ type: "error", ...report(error) });
   }
   session.post("Runtime.releaseObjectGroup", { objectGroup: "cell" });
-  answer({ type: "done" });
+  answer({ type: "done", id: request.id });
+}
+
+// Whatever a cell has written to the pipe of requests is none.
+function parsed(line) {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return undefined;
+  }
 }
 
 async function main() {
@@ -199,7 +242,8 @@ async function main() {
   cell.globalId = outcome.result.objectId;
   const requests = new net.Socket({ fd: requestsFd, readable: true, writable: false });
   for await (const line of readline.createInterface({ input: requests, crlfDelay: Infinity })) {
-    await carryOut(JSON.parse(line));
+    const request = parsed(line);
+    if (request && typeof request.op === "string") await carryOut(request);
   }
   process.exit(0);
 }

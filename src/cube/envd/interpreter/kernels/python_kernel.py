@@ -10,9 +10,9 @@ from typing import Any
 
 from .awaiting import CellLoop
 from .channel import Channel, interrupt_main_thread
-from .display import Results
 from .environment import temporary_environment
 from .generation import Generation, reseed
+from .results import Results
 from .shell import Shell
 from .streams import Capture
 

@@ -11,7 +11,8 @@ from traitlets.config import Config  # type: ignore[import-not-found]
 
 from . import formats, hooks
 from .channel import Channel
-from .display import ResultHook, ResultPublisher, Results
+from .display import ResultHook, ResultPublisher
+from .results import Results
 
 
 class Shell(InteractiveShell):  # type: ignore[misc]
