@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from cube.cubelet.runtime.guest.link import Handle, Inotify, Link, Listener, Message
 from cube.cubelet.runtime.guest.wire import Kind, Reader, WireError, Writer
@@ -45,8 +46,8 @@ class _Port(asyncio.Protocol):
         self._link = link
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.WriteTransport):
-            self._link._transport = transport
+        # Not checked: those of uvloop are transports without being derived from asyncio's.
+        self._link._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._link._receive(data)

@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from cube.cubelet.runtime.microvm.frames import MARK, FrameType, pack
 from cube.cubelet.runtime.microvm.guest import MicroVMGuest
 from cube.envd.guest import EventType, ExitStatus, GuestProcess, SpawnRequest, TerminalSize
 from cube.model.errors import InvalidInput, NotFound, SandboxNotRunning, Unavailable
 from support.inside_sandbox import read_to_end, release
-from support.relay_ground import RelayGround, identity
+from support.relay_ground import RelayGround, identity, relay_ground
 
 MARK_IN_DATA = MARK * 5000
 
@@ -273,6 +274,21 @@ class TestSessions:
         await second.close()
         await guest.close()
         release(process)
+
+    def test_on_the_event_loop_of_the_service(self, cube_init: Path, tmp_path: Path) -> None:
+        """Whose transports are not asyncio's own."""
+
+        async def everything() -> str:
+            async with relay_ground(cube_init, tmp_path) as ground:
+                guest = await ground.connect()
+                await guest.suspend()
+                await guest.resume(ground.path)
+                output = await run(guest, "echo fast")
+                await guest.close()
+                return output
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert runner.run(everything()) == "fast\n"
 
     async def test_a_guest_that_is_not_there_in_time(self, tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match="did not answer"):
