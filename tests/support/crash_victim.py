@@ -2,17 +2,21 @@
 
 ``python -m support.crash_victim DIRECTORY SEED``: the node's sandboxes are files in ``DIRECTORY/node``, so that they
 outlive the process as real ones do. Prints ``+id`` when a client has been told of a sandbox, ``-id`` before it asks for
-its end.
+its end; ``*id:name`` when one has been told of a snapshot, ``/id`` before it asks for its end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from cube.model.sandbox import Condition, SandboxSpec
+from cube.cubelet.agent import Recovered
+from cube.model.errors import SnapshotNotFound
+from cube.model.sandbox import Condition, PauseMode, Sandbox, SandboxSpec
 from support.fake_clock import FakeClock
 from support.fake_node import FakeNode
 from support.master import Master
@@ -25,6 +29,9 @@ class FileNode(FakeNode):
         super().__init__()
         self.directory = directory
         directory.mkdir(exist_ok=True)
+        self.shelf = directory.parent / "snapshots"
+        self.shelf.mkdir(exist_ok=True)
+        self.snapshots = {path.name: path.read_text() for path in self.shelf.iterdir()}
         self.alive = {path.name: Condition(path.read_text()) for path in directory.iterdir()}
 
     async def create(self, spec: SandboxSpec) -> None:
@@ -43,6 +50,22 @@ class FileNode(FakeNode):
         await super().resume(sandbox_id, memory=memory)
         self._put(sandbox_id, self.alive[sandbox_id])
 
+    async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool) -> None:
+        await super().snapshot(sandbox_id, snapshot_id, memory=memory)
+        (self.shelf / snapshot_id).write_text(sandbox_id)
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        await super().delete_snapshot(snapshot_id)
+        (self.shelf / snapshot_id).unlink(missing_ok=True)
+
+    async def recover(
+        self, sandboxes: Sequence[tuple[SandboxSpec, Condition]], snapshots: Collection[str]
+    ) -> Recovered:
+        for path in self.shelf.iterdir():
+            if path.name not in snapshots:
+                path.unlink()
+        return await super().recover(sandboxes, snapshots)
+
     def _put(self, sandbox_id: str, condition: Condition) -> None:
         # In one piece: a crash must not leave it empty.
         unfinished = self.directory.parent / f"{sandbox_id}.new"
@@ -51,12 +74,27 @@ class FileNode(FakeNode):
 
 
 async def client(master: Master, chance: random.Random) -> None:
-    """Create, pause, resume and delete without end."""
+    """Create, capture, fork, roll back, pause, resume and delete without end."""
+    snapshots = master.service.snapshots
     while True:
         sandbox_id = (await master.create()).sandbox_id
         print(f"+{sandbox_id}", flush=True)
         if chance.random() < 0.5:
-            await master.service.pause(sandbox_id)
+            snapshot = await snapshots.take(sandbox_id, chance.choice([None, "a", "b"]))
+            print(f"*{snapshot.snapshot_id}:{snapshot.name}", flush=True)
+            with contextlib.suppress(SnapshotNotFound):  # another client has taken its name
+                await snapshots.rollback(sandbox_id, snapshot.snapshot_id)
+                if chance.random() < 0.5:
+                    print(f"/{snapshot.snapshot_id}", flush=True)
+                    await snapshots.delete(snapshot.snapshot_id)
+        if chance.random() < 0.3:
+            for fork in await master.service.fork(sandbox_id, 2, 60):
+                if isinstance(fork, Sandbox):
+                    print(f"+{fork.sandbox_id}", flush=True)
+                    print(f"-{fork.sandbox_id}", flush=True)
+                    await master.service.delete(fork.sandbox_id)
+        if chance.random() < 0.5:
+            await master.service.pause(sandbox_id, chance.choice(list(PauseMode)))
         if chance.random() < 0.5:
             await master.service.connect(sandbox_id, 60)
         if chance.random() < 0.9:

@@ -34,17 +34,35 @@ class ApiClient:
         """What ``GET`` answers."""
         return self._request("GET", path)
 
+    def pages(self, path: str) -> list[Any]:
+        """What ``GET`` answers, page by page; ``path`` has a query already."""
+        found, token = [], ""
+        while True:
+            answer = self._answer("GET", path + (f"&nextToken={token}" if token else ""))
+            found += answer.json()
+            token = answer.headers.get("x-next-token", "")
+            if not token:
+                return found
+
+    def post(self, path: str, body: object) -> Any:
+        """What ``POST`` answers."""
+        return self._request("POST", path, body)
+
     def delete(self, path: str) -> None:
         """``DELETE``."""
         self._request("DELETE", path)
 
-    def _request(self, method: str, path: str) -> Any:
+    def _request(self, method: str, path: str, body: object = None) -> Any:
+        answer = self._answer(method, path, body)
+        return answer.json() if answer.content else None
+
+    def _answer(self, method: str, path: str, body: object = None) -> Any:
         try:
-            answer = self._client.request(method, path)
+            answer = self._client.request(method, path, json=body)
         except self._failure as error:
             raise Unavailable("the service does not answer; `cube up --detach` starts it") from error
         if answer.is_success:
-            return answer.json() if answer.content else None
+            return answer
         raise _refusal(answer.status_code, answer.text, answer.headers.get("content-type", ""))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from cube import __version__
-from cube.cli import bench, demo, doctor, template, up, volume
+from cube.cli import bench, demo, doctor, snapshot, template, up, volume
 from cube.cli.output import out
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(up.env)
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
+app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(template.app, name="template")
 app.add_typer(volume.app, name="volume")
 

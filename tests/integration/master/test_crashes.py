@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from cube.master.sandboxes.requests import ListQuery
+from cube.master.snapshots.shelf import SnapshotQuery
 from cube.master.store.store import Store
 from cube.model.errors import SandboxNotFound
-from cube.model.sandbox import Condition, SandboxState
+from cube.model.sandbox import Condition, PauseMode, Sandbox, SandboxState
 from support.crash_victim import FileNode
 from support.fake_clock import FakeClock
 from support.fake_node import BASE, FakeNode
@@ -43,6 +44,18 @@ def run_until_killed(directory: Path, seed: int, lines: int) -> list[str]:
     return [line.strip() for line in printed]
 
 
+def expected(sandbox: Sandbox) -> Condition:
+    if sandbox.state is SandboxState.RUNNING:
+        return Condition.RUNNING
+    return Condition.STOPPED if sandbox.pause_mode is PauseMode.FILESYSTEM else Condition.PAUSED
+
+
+def surely_kept(printed: list[str]) -> set[str]:
+    """Snapshots without a name, which nothing replaces, that nobody has asked to delete."""
+    taken = {line[1:].partition(":")[0] for line in printed if line.startswith("*") and line.endswith(":None")}
+    return taken - {line[1:] for line in printed if line.startswith("/")}
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_kill_9_loses_nothing_and_leaks_nothing(tmp_path: Path, seed: int) -> None:
     printed = run_until_killed(tmp_path, seed, lines=random.Random(seed).randrange(20, 120))
@@ -50,10 +63,12 @@ async def test_kill_9_loses_nothing_and_leaks_nothing(tmp_path: Path, seed: int)
     given_up = {line[1:] for line in printed if line.startswith("-")}
     node = FileNode(tmp_path / "node")
     async with running_master(tmp_path, node, FakeClock()) as master:
-        running = {sandbox.sandbox_id: sandbox for sandbox in master.service.page(ListQuery()).sandboxes}
+        running = {sandbox.sandbox_id: sandbox for sandbox in master.service.page(ListQuery(limit=1000)).sandboxes}
         assert told - given_up <= set(running)
         assert set(node.alive) == set(running)
-        assert node.alive == {key: Condition(sandbox.state) for key, sandbox in running.items()}
+        assert node.alive == {key: expected(sandbox) for key, sandbox in running.items()}
+        kept = {s.snapshot_id for s in master.service.snapshots.page(SnapshotQuery(limit=1000)).snapshots}
+        assert surely_kept(printed) <= kept == set(node.snapshots) == {path.name for path in node.shelf.iterdir()}
         assert await master.recorded() == {key: sandbox.state for key, sandbox in running.items()}
         for sandbox_id in told - given_up:
             await master.service.connect(sandbox_id, 60)
