@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from e2b import CommandExitException, Sandbox
 
+from support.dns_server import SERVER, name_server
 from support.machine import HOSTS, MACHINE, greeters, machine
 from support.service import Service
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.root
 _PART = 7
 NEAR, OTHER, FAR, _ = HOSTS
 ALL = "0.0.0.0/0"
+ZONE = {"a.test": {"A": [NEAR]}, "b.test": {"A": [OTHER]}}
 #: A connection that stays open: greets, then says what comes back of every line in a file.
 TALK = """
 import socket, sys, time
@@ -33,8 +35,10 @@ while True:
 
 @pytest.fixture(scope="module")
 def service(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with machine() as internet, greeters(internet):
-        service = Service(tmp_path_factory.mktemp("network"), templates, _PART)
+    directory = tmp_path_factory.mktemp("network")
+    more = {"CUBE_DNS_SERVERS": SERVER}
+    with machine() as internet, greeters(internet), name_server(internet, ZONE, str(directory / "asked")):
+        service = Service(directory, templates, _PART, more=more)
         service.up()
         try:
             yield service
@@ -100,3 +104,16 @@ def test_the_next_sandbox_on_an_address_has_its_own_policy(service: Service) -> 
             assert reach(closed, NEAR) == "refused"
         with created(service) as opened:
             assert reach(opened, NEAR) == f"{NEAR} {MACHINE}"
+
+
+def test_e8_names_are_asked_of_the_gateway_and_allowed_ones_connect(service: Service) -> None:
+    """With the sandbox's own resolver, as programs use it."""
+    with created(service, network={"allow_out": ["a.test"], "deny_out": [ALL]}) as sandbox:
+        assert reach(sandbox, "a.test") == f"{NEAR} {MACHINE}"
+        assert OTHER in sandbox.commands.run("getent hosts b.test").stdout
+        assert reach(sandbox, "b.test") == "refused"
+
+
+def test_f3_without_internet_access_names_do_not_resolve(service: Service) -> None:
+    with created(service, allow_internet_access=False) as sandbox, pytest.raises(CommandExitException):
+        sandbox.commands.run("RES_OPTIONS='timeout:1 attempts:1' getent hosts a.test")

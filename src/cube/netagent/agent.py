@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -18,6 +18,8 @@ from cube.model.errors import SandboxNotFound
 from cube.model.network import DnsMode, NetworkConfig
 from cube.model.network_wire import summary
 from cube.netagent.compiled import CompiledPolicy, NodeDefaults, compiled
+from cube.netagent.dns.resolver import Resolver
+from cube.netagent.dns.upstream import Servers
 from cube.netagent.factory import AnyLink
 from cube.netagent.firewall import Firewall
 from cube.netagent.links import LinkPool, TapPool
@@ -66,6 +68,8 @@ class NetworkAgent:
         )
         #: Policies are changed one after the other, by a thread that does nothing else.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{settings.instance}-policies")
+        self._resolver = Resolver(Servers(settings.dns_server_list), self._policy_at, self._learn)
+        self._dns_port: int | None = None
         self._attached: dict[str, Attachment] = {}
         #: By address, for whoever has a packet and nothing else.
         self._by_address: dict[IPv4Address, Attachment] = {}
@@ -80,7 +84,8 @@ class NetworkAgent:
 
         Policies of an earlier run stay in force until :meth:`forget_others`.
         """
-        await self._firewall.install()
+        self._dns_port = await self._resolver.start()
+        await self._firewall.install(self._dns_port)
         await self._run(self._policies.open)
         self._keeper = asyncio.create_task(self._keep(), name="network")
 
@@ -93,6 +98,7 @@ class NetworkAgent:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
+        await self._resolver.close()
         await self.veths.close(remove=remove)
         await self.taps.close(remove=remove)
         self._policies.close()
@@ -161,6 +167,17 @@ class NetworkAgent:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _policy_at(self, address: IPv4Address) -> CompiledPolicy | None:
+        attachment = self._by_address.get(address)
+        return None if attachment is None else attachment.policy
+
+    async def _learn(self, address: IPv4Address, name: str, found: Sequence[IPv4Address], seconds: int) -> None:
+        """Let the addresses of a name be reached; on the same thread as changes of policy, so that none meet."""
+        policy = self._policy_at(address)
+        if policy is None or not any(policy.target_of_name(name, one) is not policy.target(one) for one in found):
+            return
+        await self._run(self._policies.learn, address, name, found, seconds)
+
     def _lock(self, sandbox_id: str) -> asyncio.Lock:
         return self._locks.setdefault(sandbox_id, asyncio.Lock())
 
@@ -197,7 +214,7 @@ class NetworkAgent:
         """Put back what others have taken away, and tell the gateway again what it did not take."""
         if not await self._firewall.present():
             _log.warning("the table of the firewall was removed by somebody else: it is made again")
-            await self._firewall.install()
+            await self._firewall.install(self._dns_port)
             await self._run(self._policies.rebuild)
         await self._firewall.maintain()
         await self._push.retry()

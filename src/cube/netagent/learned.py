@@ -59,11 +59,18 @@ class LearnedAddresses:
             self._addresses[one] = address
 
     def changes(
-        self, sandbox: IPv4Address, policy: CompiledPolicy, now: float, only: Collection[IPv4Address] | None = None
+        self,
+        sandbox: IPv4Address,
+        policy: CompiledPolicy,
+        now: float,
+        *,
+        only: Collection[IPv4Address] | None = None,
+        same: bool = False,
     ) -> tuple[list[Element], list[Element]]:
         """What the kernel must delete and add for the policy to hold for what was heard; then :meth:`told_all`.
 
-        ``only`` some addresses are looked at where the policy is the same as before.
+        Where the policy is the ``same`` as before, what the kernel has of an earlier run stays, whose names are not
+        known; and ``only`` the addresses just heard of need to be looked at.
         """
         self._tidy(now)
         gone: list[Element] = []
@@ -72,6 +79,8 @@ class LearnedAddresses:
         for one in (*old, *(self._addresses if only is None else only)):
             address = self._addresses[one]
             wanted = None if one in old else _wanted(one, address, policy, now)
+            if same and not address.names and one not in old:
+                wanted = address.told
             address.telling = address.told if _is_told(address.told, wanted) else wanted
             if address.telling == address.told:
                 continue

@@ -119,7 +119,9 @@ class Policies:
         policy, addresses = state.policy, tuple(found)
         state.learned.heard(name, addresses, time.monotonic() + seconds)
         self._commit(
-            address, state, lambda: self._relearn(Transaction(self._table), address, state, policy, only=addresses)
+            address,
+            state,
+            lambda: self._relearn(Transaction(self._table), address, state, policy, only=addresses, same=True),
         )
         state.learned.told_all()
 
@@ -128,7 +130,8 @@ class Policies:
     def _put(self, address: IPv4Address, state: _InForce, policy: CompiledPolicy) -> None:
         generation = generation_of(state.elements) or next(self._generations)
         fresh = policy_elements(address, policy, generation)
-        if same_policy(fresh, state.elements):
+        same = same_policy(fresh, state.elements)
+        if same:
             fresh = dict(state.elements)
         elif state.elements:
             fresh = policy_elements(address, policy, next(self._generations))
@@ -136,7 +139,7 @@ class Policies:
         def change() -> Transaction:
             transaction = Transaction(self._table)
             replace(transaction, state.elements, fresh)
-            return self._relearn(transaction, address, state, policy)
+            return self._relearn(transaction, address, state, policy, same=same)
 
         self._commit(address, state, change)
         state.learned.told_all()
@@ -152,8 +155,9 @@ class Policies:
         policy: CompiledPolicy,
         *,
         only: Collection[IPv4Address] | None = None,
+        same: bool,
     ) -> Transaction:
-        gone, new = state.learned.changes(address, policy, time.monotonic(), only)
+        gone, new = state.learned.changes(address, policy, time.monotonic(), only=only, same=same)
         transaction.delete(gone)
         transaction.add(new)
         return transaction
