@@ -109,7 +109,24 @@ class Settings(BaseSettings):
         description="Host user and group id that files in such directories have for uid 1000 of a sandbox.",
     )
     seat_pool: int = Field(
-        default=16, ge=0, description="Links, cgroups and user namespaces kept ready for the next sandboxes."
+        default=16,
+        ge=0,
+        description="Links, cgroups and user namespaces kept ready at least for the next sandboxes.",
+    )
+    seat_pool_max: int = Field(
+        default=128, ge=0, description="The same at most, when many sandboxes were asked for of late."
+    )
+    warm_pool: int = Field(
+        default=1, ge=0, description="Started sandboxes with a loaded interpreter kept ready at least, per template."
+    )
+    warm_pool_max: int = Field(
+        default=8, ge=0, description="The same at most, when many were asked for of late; 0 keeps none ready."
+    )
+    memory_reserve: int = Field(
+        default=10,
+        ge=0,
+        le=90,
+        description="Percent of the memory that must be available for anything to be kept ready.",
     )
     max_sandboxes: int = Field(
         default=2000, ge=1, le=16000, description="Sandboxes alive at once on this node; more get 429."

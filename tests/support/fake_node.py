@@ -63,6 +63,8 @@ class FakeNode:
         self.specs: dict[str, SandboxSpec] = {}
         #: Every call as (method, sandbox id), in order.
         self.calls: list[tuple[str, str]] = []
+        #: Ids that are offered.
+        self.stocked: list[str] = []
         #: Failures to raise, per method, first one first.
         self.failures: dict[str, list[Exception]] = {}
         #: A method waits at its gate, when it has one, before it takes effect.
@@ -71,6 +73,9 @@ class FakeNode:
         self.template_list: list[Template] = [BASE, INTERPRETER]
         self._death: list[Callable[[str], None]] = []
         self._called = asyncio.Condition()
+
+    def offer(self, spec: SandboxSpec) -> str | None:
+        return self.stocked.pop() if self.stocked else None
 
     async def create(self, spec: SandboxSpec) -> None:
         await self._enter("create", spec.sandbox_id)

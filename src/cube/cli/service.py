@@ -22,8 +22,10 @@ import uvicorn
 from cube.api.app import create_api
 from cube.api.authority import authority
 from cube.cli import logs
+from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.node import Cubelet
 from cube.cubelet.runtime.container.runtime import ContainerRuntime
+from cube.cubelet.stock import Bounds
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.volumes.store import VolumeStore
 from cube.envd.app import create_envd_app
@@ -78,7 +80,9 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         await runtime.start()
         volumes = VolumeStore(settings)
         await asyncio.to_thread(volumes.open)
-        node = Cubelet(runtime, _Templates(settings, images), volumes=volumes, prepare=prewarm, network=network)
+        stock = Bounds(settings.warm_pool, settings.warm_pool_max, MemoryGauge(settings.memory_reserve))
+        templates = _Templates(settings, images)
+        node = Cubelet(runtime, templates, volumes=volumes, prepare=prewarm, stock=stock, network=network)
         cubelet = await stack.enter_async_context(node)
         service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         await _open_doors(stack, settings, service, cubelet)

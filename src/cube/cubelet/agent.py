@@ -73,6 +73,14 @@ class NodeAgent(Protocol):
         """The volumes of that node."""
         ...
 
+    def offer(self, spec: SandboxSpec) -> str | None:
+        """Id of a sandbox that was started ahead and is as ``spec`` wants it, whatever id, token and variables it has.
+
+        ``create`` with this id hands that sandbox out, ``destroy`` ends it; one of the two must follow. ``None`` when
+        there is none, and ``create`` starts one.
+        """
+        ...
+
     async def create(self, spec: SandboxSpec) -> None:
         """Start a sandbox, from ``spec.snapshot_id`` where it names one; returns when it answers.
 

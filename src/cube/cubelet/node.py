@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Protocol, runtime_checkable
 
 import structlog
 
 from cube.cubelet.agent import NodeVolumes, Recovered
-from cube.cubelet.runtime.base import Found, Instance, LocalGuest, Runtime
+from cube.cubelet.resident import DEAD, Resident, view_of
+from cube.cubelet.runtime.base import Found, Instance, Runtime
+from cube.cubelet.stock import Bounds, Maker, Stock
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning, SandboxStopped, Unsupported
 from cube.model.network import NetworkConfig
@@ -30,29 +31,8 @@ log = structlog.get_logger(__name__)
 
 #: Preparations at the same time: they load whole interpreters, and requests come first.
 _PREPARED_AT_ONCE = 2
-#: State of a sandbox that ended by itself.
-_DEAD = "dead"
 #: How many leftovers are removed at the same time after a restart.
 _CLEANERS = 8
-
-
-@runtime_checkable
-class _Closable(Protocol):
-    async def close(self) -> None: ...
-
-
-@dataclass(slots=True)
-class _Resident:
-    """One sandbox on this node."""
-
-    spec: SandboxSpec
-    #: What runs, or what can still die of a paused one; ``None`` where nothing does.
-    instance: Instance | None
-    #: What envd sees of it; ``None`` while it has no processes.
-    view: EnvdSandbox | None
-    watcher: asyncio.Task[None] | None
-    #: A :class:`Condition`, or ``dead``: ended by itself and not destroyed yet.
-    state: str
 
 
 class Cubelet:
@@ -65,9 +45,11 @@ class Cubelet:
         *,
         volumes: NodeVolumes,
         prepare: Callable[[EnvdSandbox], Awaitable[None]] | None = None,
+        stock: Bounds | None = None,
         network: NetworkAgent | None = None,
     ) -> None:
-        """``prepare`` is run beside each new sandbox (pre-warming); its failure is logged and harms nothing.
+        """``prepare`` is run beside each new sandbox (pre-warming); its failure is logged and harms nothing. With
+        ``stock`` sandboxes are started and prepared before they are asked for.
 
         ``network`` is the one that the runtime puts its sandboxes on.
         """
@@ -82,11 +64,13 @@ class Cubelet:
         self._prepare = prepare
         self._network = network
         self._preparing = asyncio.Semaphore(_PREPARED_AT_ONCE)
-        self._residents: dict[str, _Resident] = {}
+        self._residents: dict[str, Resident] = {}
         self._death_callbacks: list[Callable[[str], None]] = []
         self._unreachable_callbacks: list[Callable[[str], None]] = []
         self._tasks = asyncio.TaskGroup()
         self._background: set[asyncio.Task[None]] = set()
+        maker = Maker(self._start_ahead, self._prepare_ahead, self._end, templates)
+        self._stock = Stock(stock, maker) if stock is not None and stock.high > 0 else None
 
     async def __aenter__(self) -> Cubelet:
         await self._tasks.__aenter__()
@@ -96,36 +80,52 @@ class Cubelet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for resident in self._residents.values():
-            _unwatch(resident)
+            resident.unwatch()
         for task in self._background:
             task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._stock is not None:
+            await self._stock.close()
         # The group is told of no error, for it would wrap one that is not of its tasks.
         await self._tasks.__aexit__(None, None, None)
         for resident in list(self._residents.values()):
-            await _close_drawers(resident)
+            await resident.close_drawers()
 
     # -- the master's side ---------------------------------------------------------------------------------------
 
+    def offer(self, spec: SandboxSpec) -> str | None:
+        """Id of a sandbox in stock that fits. See :class:`NodeAgent`."""
+        return None if self._stock is None else self._stock.offer(spec)
+
     async def create(self, spec: SandboxSpec) -> None:
-        """Start a sandbox; returns when its inside answers. Leaves nothing behind when it fails or is cancelled."""
-        resident = _Resident(spec, None, None, None, Condition.STOPPED)
+        """Start a sandbox, or hand out the one that was offered under its id; returns when its inside answers.
+
+        Leaves nothing behind when it fails or is cancelled.
+        """
+        taken = self._taken(spec.sandbox_id)
+        if taken is not None and taken.alive:
+            await self._hand_out(taken, spec)
+            return
+        if taken is not None:
+            await self._end(taken)
+        resident = Resident(spec)
         self._start(resident, await self._runtime.create(spec))
         self._residents[spec.sandbox_id] = resident
+        self._prepare_beside(resident)
 
     async def destroy(self, sandbox_id: str) -> None:
         """End a sandbox and remove all that belongs to it; succeeds when there is none."""
-        resident = self._residents.pop(sandbox_id, None)
+        resident = self._residents.pop(sandbox_id, None) or self._taken(sandbox_id)
         self._unreachable(sandbox_id)
         if resident is not None:
-            _unwatch(resident)
-        await self._runtime.destroy(sandbox_id)
-        if resident is not None:
-            await _close_drawers(resident)
+            await self._end(resident)
+        else:
+            await self._runtime.destroy(sandbox_id)
 
     async def pause(self, sandbox_id: str, *, memory: bool = True) -> None:
         """Stop a running sandbox where it stands, or keep its files alone. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
-        instance = _running(resident)
+        instance = resident.running()
         self._unreachable(sandbox_id)
         async with self._not_watched(resident):
             resident.instance = await self._runtime.pause(instance, memory=memory)
@@ -144,18 +144,19 @@ class Cubelet:
             resident.instance = None
         await self._ended(resident)
         self._start(resident, instance)
+        self._prepare_beside(resident)
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool) -> None:
         """Capture a sandbox. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
-        if resident.state == _DEAD:
+        if resident.state == DEAD:
             raise SandboxNotRunning(sandbox_id, resident.state)
         await self._runtime.snapshot(resident.spec, resident.instance, snapshot_id, memory=memory)
 
     async def rollback(self, sandbox_id: str, snapshot_id: str) -> None:
         """Replace what a running sandbox is by what a snapshot holds. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
-        instance = _running(resident)
+        instance = resident.running()
         async with self._not_watched(resident):
             await self._runtime.rollback(resident.spec, instance, snapshot_id)
             resident.instance, resident.state = None, Condition.STOPPED
@@ -163,6 +164,7 @@ class Cubelet:
         await self._ended(resident)
         try:
             self._start(resident, await self._runtime.resume(resident.spec, None, memory=True))
+            self._prepare_beside(resident)
         except CubeError as error:
             raise SandboxStopped(f"the sandbox was rolled back but could not be started: {error.message}") from error
 
@@ -204,6 +206,8 @@ class Cubelet:
         for snapshot_id in present - set(snapshots):
             log.info("snapshot.leftover", snapshot=snapshot_id)
             await self._runtime.delete_snapshot(snapshot_id)
+        if self._stock is not None:
+            self._beside(self._stock.keep())
         alive = {sandbox_id: Condition(resident.state) for sandbox_id, resident in self._residents.items()}
         return Recovered(alive, present & set(snapshots))
 
@@ -249,7 +253,7 @@ class Cubelet:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _resident(self, sandbox_id: str) -> _Resident:
+    def _resident(self, sandbox_id: str) -> Resident:
         try:
             return self._residents[sandbox_id]
         except KeyError:
@@ -260,28 +264,57 @@ class Cubelet:
             callback(sandbox_id)
 
     def _admit(self, spec: SandboxSpec, found: Found) -> None:
-        view = None if found.instance is None else _view(spec, found.instance)
-        resident = _Resident(spec, found.instance, view, None, found.condition)
+        view = None if found.instance is None else view_of(spec, found.instance)
+        resident = Resident(spec, found.instance, view, None, found.condition)
         self._watch(resident)
         self._residents[spec.sandbox_id] = resident
 
-    def _start(self, resident: _Resident, instance: Instance) -> None:
+    def _start(self, resident: Resident, instance: Instance) -> None:
         """Note that a sandbox runs whose processes have just begun."""
-        view = _view(resident.spec, instance)
-        resident.instance, resident.view, resident.state = instance, view, Condition.RUNNING
+        resident.started(instance)
         self._watch(resident)
-        if self._prepare is not None and resident.spec.template.code_interpreter:
-            self._beside(self._prepared(self._prepare, view))
 
-    async def _ended(self, resident: _Resident) -> None:
+    async def _end(self, resident: Resident) -> None:
+        resident.unwatch()
+        await self._runtime.destroy(resident.spec.sandbox_id)
+        await resident.close_drawers()
+
+    # -- the stock -----------------------------------------------------------------------------------------------
+
+    def _taken(self, sandbox_id: str) -> Resident | None:
+        """The sandbox in stock that was offered under this id."""
+        return None if self._stock is None else self._stock.take(sandbox_id)
+
+    async def _start_ahead(self, spec: SandboxSpec) -> Resident:
+        resident = Resident(spec)
+        self._start(resident, await self._runtime.create(spec))
+        return resident
+
+    async def _prepare_ahead(self, resident: Resident) -> None:
+        if self._prepare is not None:
+            await self._prepared(self._prepare, resident)
+
+    async def _hand_out(self, resident: Resident, spec: SandboxSpec) -> None:
+        """Give a sandbox in stock what its client has chosen."""
+        self._residents[spec.sandbox_id] = resident
+        if await resident.give(spec):
+            self._prepare_beside(resident)
+
+    # -- beside --------------------------------------------------------------------------------------------------
+
+    def _prepare_beside(self, resident: Resident) -> None:
+        if self._prepare is not None and resident.spec.template.code_interpreter:
+            self._beside(self._prepared(self._prepare, resident))
+
+    async def _ended(self, resident: Resident) -> None:
         """Forget what envd has of processes that were ended on purpose."""
-        await _close_drawers(resident)
+        await resident.close_drawers()
         resident.view = None
 
     @asynccontextmanager
-    async def _not_watched(self, resident: _Resident) -> AsyncIterator[None]:
+    async def _not_watched(self, resident: Resident) -> AsyncIterator[None]:
         """While an operation ends processes on purpose, that is no death. What is there afterwards is watched again."""
-        _unwatch(resident)
+        resident.unwatch()
         try:
             yield
         except SandboxStopped:
@@ -291,16 +324,16 @@ class Cubelet:
         finally:
             self._watch(resident)
 
-    def _watch(self, resident: _Resident) -> None:
+    def _watch(self, resident: Resident) -> None:
         if resident.instance is not None:
             resident.watcher = self._tasks.create_task(self._until_death(resident, resident.instance))
 
-    async def _until_death(self, resident: _Resident, instance: Instance) -> None:
+    async def _until_death(self, resident: Resident, instance: Instance) -> None:
         """Report a death; whoever hears of it has the remains destroyed."""
         await instance.died()
         sandbox_id = resident.spec.sandbox_id
         log.warning("sandbox.died", sandbox=sandbox_id)
-        resident.state = _DEAD
+        resident.state = DEAD
         self._unreachable(sandbox_id)
         for callback in self._death_callbacks:
             callback(sandbox_id)
@@ -313,12 +346,14 @@ class Cubelet:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _prepared(self, prepare: Callable[[EnvdSandbox], Awaitable[None]], view: EnvdSandbox) -> None:
+    async def _prepared(self, prepare: Callable[[EnvdSandbox], Awaitable[None]], resident: Resident) -> None:
         try:
             async with self._preparing:
-                await prepare(view)
+                if resident.view is not None:
+                    await prepare(resident.view)
+            resident.prepared = True
         except CubeError as error:
-            log.info("sandbox.prepare_failed", sandbox=view.sandbox_id, reason=error.message)
+            log.info("sandbox.prepare_failed", sandbox=resident.spec.sandbox_id, reason=error.message)
 
     async def _remove_leftovers(self) -> None:
         gate = asyncio.Semaphore(_CLEANERS)
@@ -331,42 +366,3 @@ class Cubelet:
             for sandbox_id in await self._runtime.leftovers() - set(self._residents):
                 log.info("sandbox.leftover", sandbox=sandbox_id)
                 group.create_task(remove(sandbox_id))
-
-
-def _view(spec: SandboxSpec, instance: Instance) -> EnvdSandbox:
-    if not isinstance(instance.envd, LocalGuest):
-        raise Unsupported("this node relays no envd from inside a sandbox yet")
-    image = spec.template.config
-    return EnvdSandbox(
-        sandbox_id=spec.sandbox_id,
-        guest=instance.envd.guest,
-        access_token=spec.envd_access_token,
-        default_user=image.user,
-        default_workdir=image.workdir,
-        env_vars={**image.env, **spec.env_vars},
-        image=image,
-        resources=spec.resources,
-        code_interpreter=spec.template.code_interpreter,
-    )
-
-
-def _running(resident: _Resident) -> Instance:
-    if resident.instance is None or resident.state != Condition.RUNNING:
-        raise SandboxNotRunning(resident.spec.sandbox_id, resident.state)
-    return resident.instance
-
-
-def _unwatch(resident: _Resident) -> None:
-    if resident.watcher is not None:
-        resident.watcher.cancel()
-        resident.watcher = None
-
-
-async def _close_drawers(resident: _Resident) -> None:
-    """Close what envd and the interpreter kept for processes that have ended."""
-    if resident.view is None:
-        return
-    for drawer in list(resident.view.state.values()):
-        if isinstance(drawer, _Closable):
-            await drawer.close()
-    resident.view.state.clear()

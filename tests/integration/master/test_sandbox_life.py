@@ -267,3 +267,13 @@ async def test_metrics_of_a_sandbox_that_dies_while_asked(master: Master) -> Non
     sandbox = await master.create()
     master.node.fail("stats", SandboxNotFound(sandbox.sandbox_id))
     assert await master.service.metrics(sandbox.sandbox_id) == []
+
+
+async def test_a_sandbox_that_the_node_has_in_stock_is_used_under_its_own_id(master: Master) -> None:
+    master.node.stocked = ["istocked0000000000000"]
+    sandbox = await master.create()
+    assert sandbox.sandbox_id == "istocked0000000000000"
+    assert master.node.specs.keys() == {"istocked0000000000000"}
+    assert master.service.get(sandbox.sandbox_id) == sandbox
+    assert await master.recorded() == {sandbox.sandbox_id: SandboxState.RUNNING}
+    assert (await master.create()).sandbox_id != sandbox.sandbox_id

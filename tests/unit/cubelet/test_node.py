@@ -10,8 +10,10 @@ from typing import cast
 
 import pytest
 
+from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.node import Cubelet
 from cube.cubelet.runtime.base import Capabilities, Found, Instance, LocalGuest
+from cube.cubelet.stock import Bounds
 from cube.envd.guest import Guest
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import (
@@ -384,3 +386,115 @@ async def test_only_what_is_there_is_captured(cubelet: Cubelet, runtime: ToldRun
     with pytest.raises(SandboxNotRunning):
         await cubelet.snapshot("i1", "snap-3", memory=False)
     assert runtime.captured == {"snap-2"}
+
+
+class Kernels:
+    """What the interpreter keeps for a sandbox."""
+
+    def __init__(self) -> None:
+        self.renewed = 0
+        self.closed = False
+
+    async def renew(self) -> None:
+        self.renewed += 1
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Prepared:
+    """Views that were prepared, in order; each gets a drawer the first time."""
+
+    def __init__(self) -> None:
+        self.views: list[EnvdSandbox] = []
+        self.drawers: dict[str, Kernels] = {}
+
+    async def __call__(self, view: EnvdSandbox) -> None:
+        self.views.append(view)
+        view.state["drawer"] = self.drawers.setdefault(view.sandbox_id, Kernels())
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    return Prepared()
+
+
+@pytest.fixture
+async def stocked(runtime: ToldRuntime, prepared: Prepared) -> AsyncIterator[Cubelet]:
+    """A cubelet with one sandbox in stock, which is prepared."""
+    bounds = Bounds(1, 1, MemoryGauge(0))
+    async with Cubelet(runtime, lambda: [TEMPLATE], volumes=FakeVolumes(), prepare=prepared, stock=bounds) as cubelet:
+        await cubelet.recover([], set())
+        async with asyncio.timeout(20):
+            while not prepared.views:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0)
+        yield cubelet
+
+
+def plain_spec(sandbox_id: str, **variables: str) -> SandboxSpec:
+    return SandboxSpec(sandbox_id, TEMPLATE, TEMPLATE.resources, variables, "token")
+
+
+async def test_a_sandbox_in_stock_is_nobodys(stocked: Cubelet, runtime: ToldRuntime) -> None:
+    (sandbox_id,) = runtime.alive
+    with pytest.raises(SandboxNotFound):
+        await stocked.get(sandbox_id)
+    assert stocked.address(sandbox_id) is None
+    assert list(stocked.running()) == []
+
+
+async def test_the_sandbox_that_was_offered_is_handed_out(
+    stocked: Cubelet, runtime: ToldRuntime, prepared: Prepared
+) -> None:
+    sandbox_id = stocked.offer(plain_spec("i-new"))
+    assert sandbox_id == prepared.views[0].sandbox_id
+    instance = runtime.alive[sandbox_id]
+    await stocked.create(plain_spec(sandbox_id))
+    view = await stocked.get(sandbox_id)
+    assert runtime.alive[sandbox_id] is instance
+    assert view is prepared.views[0]
+    assert view.access_token == "token"
+    assert prepared.drawers[sandbox_id].renewed == 0
+
+
+async def test_variables_are_given_to_it_and_what_was_prepared_is_renewed(stocked: Cubelet, prepared: Prepared) -> None:
+    sandbox_id = stocked.offer(plain_spec("i-new", B="request"))
+    assert sandbox_id is not None
+    await stocked.create(plain_spec(sandbox_id, B="request"))
+    assert (await stocked.get(sandbox_id)).env_vars == {"A": "template", "B": "request"}
+    assert prepared.drawers[sandbox_id].renewed == 1
+
+
+async def test_an_offer_that_is_not_used_is_ended_with_all_that_was_prepared(
+    stocked: Cubelet, runtime: ToldRuntime, prepared: Prepared
+) -> None:
+    sandbox_id = stocked.offer(plain_spec("i-new"))
+    assert sandbox_id is not None
+    await stocked.destroy(sandbox_id)
+    assert runtime.destroyed == [sandbox_id]
+    assert prepared.drawers[sandbox_id].closed
+
+
+async def test_one_that_died_after_it_was_offered_is_started_anew(stocked: Cubelet, runtime: ToldRuntime) -> None:
+    sandbox_id = stocked.offer(plain_spec("i-new"))
+    assert sandbox_id is not None
+    dead = runtime.alive[sandbox_id]
+    dead.death.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await stocked.create(plain_spec(sandbox_id))
+    assert runtime.destroyed == [sandbox_id]
+    assert runtime.alive[sandbox_id] is not dead
+    assert (await stocked.get(sandbox_id)).sandbox_id == sandbox_id
+
+
+async def test_leaving_ends_the_stock_and_nothing_else(runtime: ToldRuntime, prepared: Prepared) -> None:
+    bounds = Bounds(1, 1, MemoryGauge(0))
+    async with Cubelet(runtime, lambda: [TEMPLATE], volumes=FakeVolumes(), prepare=prepared, stock=bounds) as cubelet:
+        await cubelet.create(spec())
+        await cubelet.recover([], set())
+        async with asyncio.timeout(20):
+            while len(runtime.alive) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+    assert set(runtime.destroyed) == runtime.alive.keys() - {"i1"}

@@ -16,7 +16,7 @@ from cube.envd.interpreter.events import Event
 from cube.envd.interpreter.fork_host import ForkHost
 from cube.envd.interpreter.kernel import Cell, Execution, Kernel, KernelDied, KernelState, TransportState
 from cube.envd.interpreter.languages import Language
-from cube.envd.interpreter.processes import killer
+from cube.envd.interpreter.processes import killer, matter_at_start
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import LimitExceeded, NotFound, SandboxNotRunning
 
@@ -246,6 +246,15 @@ class Interpreter:
         except NotFound:
             return
         await context.take_up(Kernel(transport), state, variables)
+
+    async def renew(self) -> None:
+        """The sandbox was given variables: kernels that were started without them end, and start anew when needed."""
+        for context in self.list():
+            await context.close()
+        if matter_at_start(self._sandbox):
+            await self._python.close()
+        else:
+            await self._python.renew({**self._sandbox.image.env, **self._sandbox.env_vars})
 
     async def close(self) -> None:
         """End everything; the sandbox stops."""

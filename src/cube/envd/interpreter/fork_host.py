@@ -72,6 +72,11 @@ class ForkHost:
         self._control = _Control(transport)
         await self._control.take_up(variables)
 
+    async def renew(self, variables: Mapping[str, str]) -> None:
+        """Set the variables of the kernels to come, if the host runs."""
+        if self._control is not None and self._control.alive:
+            await self._control.take_up(variables)
+
     async def kill(self, pid: int | None) -> None:
         """End a kernel that the host has forked."""
         if self._control is not None:

@@ -12,6 +12,14 @@ from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import HostError, InvalidInput, NotFound, SandboxNotRunning, Unavailable
 
 _SIGKILL = 9
+#: Variables by their beginnings that are read when a program starts: what is forked from it later has missed them.
+_READ_AT_START = ("PYTHON", "IPYTHON", "LD_", "LC_", "LANG", "HOME", "GLIBC_", "MALLOC_", "OPENSSL_", "MPL")
+
+
+def matter_at_start(sandbox: EnvdSandbox) -> bool:
+    """Whether its own variables, beside those of the image, have to be there when an interpreter is started."""
+    own = sandbox.env_vars.items() - sandbox.image.env.items()
+    return any(name.startswith(_READ_AT_START) for name, _ in own)
 
 
 async def spawn(sandbox: EnvdSandbox, argv: tuple[str, ...], cwd: str = "") -> GuestProcess:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -43,6 +43,10 @@ class Entry:
         self.ending: asyncio.Task[None] | None = None
         #: How often it could not be paused when its time was up.
         self.failed_pauses = 0
+
+    def renamed(self, sandbox_id: str) -> Entry:
+        """The same under another id, before anything is done with it."""
+        return Entry(replace(self.sandbox, sandbox_id=sandbox_id), replace(self.spec, sandbox_id=sandbox_id))
 
 
 @dataclass(frozen=True, slots=True)

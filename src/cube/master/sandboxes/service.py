@@ -328,7 +328,9 @@ class SandboxService:
         if request.on_timeout is OnTimeout.PAUSE:
             self._require_pause()
         origin, volumes = self._origin(request.template), self._volumes_of(request)
-        return new_entry(request, origin, volumes, runtime=self._node.runtime, now=self._clock.now())
+        entry = new_entry(request, origin, volumes, runtime=self._node.runtime, now=self._clock.now())
+        offered = self._node.offer(entry.spec)
+        return entry if offered is None else entry.renamed(offered)
 
     def _volumes_of(self, request: CreateSandbox) -> tuple[VolumeMount, ...]:
         if request.volume_mounts and not self._node.capabilities.volumes:

@@ -270,3 +270,48 @@ def test_close_leaves_no_process_descriptor_or_task(node: Node, client: Sandbox)
     eventually(lambda: all(process.popen.poll() is not None for process in node.guest.processes))
     eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     assert not {name for name in node.call(tasks) - before if name.startswith("kernel")}
+
+
+def host_of(client: Sandbox) -> int:
+    """The process that kernels are forked from."""
+    return int(str(client.run_code("import os\nos.getppid()").text))
+
+
+def test_variables_that_come_after_the_start_reach_kernels(node: Node, client: Sandbox) -> None:
+    """A sandbox in stock is given its client's variables when it is handed out: its interpreter is loaded already."""
+    node.call(lambda: prewarm(node.sandbox))
+    host = host_of(client)
+    node.sandbox.env_vars = {"FROM_CLIENT": "yes", "TZ": "Asia/Tokyo"}
+    node.call(interpreter_of(node.sandbox).renew)
+    shown = client.run_code("import os, time\n(os.environ['FROM_CLIENT'], time.tzname[0])").text
+    assert shown == "('yes', 'JST')"
+    assert client.run_code("!echo $FROM_CLIENT").logs.stdout == ["yes\n"]
+    assert client.run_code("echo $FROM_CLIENT", language="bash").logs.stdout == ["yes\n"]
+    assert host_of(client) == host, "the loaded interpreter is used on"
+
+
+def test_variables_that_an_interpreter_reads_at_its_start_have_it_started_anew(node: Node, client: Sandbox) -> None:
+    node.call(lambda: prewarm(node.sandbox))
+    host = host_of(client)
+    node.sandbox.env_vars = {"PYTHONHASHSEED": "0"}
+    node.call(interpreter_of(node.sandbox).renew)
+    assert client.run_code("import sys\nsys.flags.hash_randomization").text == "0"
+    assert host_of(client) != host
+
+
+def test_contexts_of_one_sandbox_share_no_randomness(client: Sandbox) -> None:
+    """They are forked from one process."""
+    draws = "random.random(), uuid.uuid4(), secrets.token_hex(), numpy.random.random()"
+    code = f"import random, uuid, secrets, numpy\nprint({draws})"
+    outputs = [client.run_code(code).logs.stdout]
+    outputs += [client.run_code(code, context=client.create_code_context()).logs.stdout for _ in range(2)]
+    values = [value for output in outputs for value in "".join(output).split()]
+    assert len(set(values)) == len(values) == 12
+
+
+def test_a_cell_that_awaits_finds_its_loop(client: Sandbox) -> None:
+    """``asyncio`` is loaded by the first cell that needs it."""
+    assert client.run_code("import sys\n'asyncio' in sys.modules").text == "False"
+    assert client.run_code("import asyncio\nawait asyncio.sleep(0, 'slept')").text == "slept"
+    client.run_code("task = asyncio.ensure_future(asyncio.sleep(0.01, 'later'))\nawait asyncio.sleep(0)")
+    assert client.run_code("await task").text == "later"

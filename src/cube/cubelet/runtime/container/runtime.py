@@ -12,6 +12,7 @@ import structlog
 
 from cube.cubelet.cgroups.detect import detect
 from cube.cubelet.cgroups.manager import CgroupManager
+from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.runtime.base import Capabilities, Found, Instance, LocalGuest
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.binary import find_cube_init
@@ -86,10 +87,11 @@ class ContainerRuntime:
         self._links = self._network.veths
         self._cgroups = CgroupManager(settings, detect())
         self._launcher = Launcher()
+        memory = MemoryGauge(settings.memory_reserve)
         claims = Claims(settings)
         self._kept = KeptLayers(self._volume, claims)
         self._captures = Captures(self._volume, claims)
-        self._seats = SeatPool(settings, self._links, self._cgroups, self._volume, self._launcher)
+        self._seats = SeatPool(settings, self._links, self._cgroups, self._volume, self._launcher, memory)
         self._records = Records(settings.run_dir / "sandboxes")
         self._leftovers = Leftovers(
             self._records, self._volume, self._kept, self._captures, claims, self._cgroups, self._links

@@ -20,6 +20,9 @@ import structlog
 
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
+from cube.cubelet.demand import Demand
+from cube.cubelet.lull import Lull
+from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.launcher import Launched, Launcher, discard
 from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, JoinCgroup, NewCgroupNamespace, Step
@@ -36,6 +39,12 @@ _PAUSE_AFTER_FAILURE = 1.0
 
 #: A pause of so many seconds in what is asked for is used to tidy up.
 _QUIET_S = 0.25
+#: Seats that were asked for within so many seconds are kept ready, for so many seconds after a burst (it fades).
+_SPAN_S, _MEMORY_S = 2.0, 60.0
+#: Used seats that are let pile up at least.
+_FEW = 16
+#: Seconds after which a pool that is larger than it needs to be is looked at again.
+_LOOK_AGAIN_S = 5.0
 
 
 @dataclass(slots=True)
@@ -79,14 +88,22 @@ def layer_name(index: int) -> str:
 
 
 class SeatPool:
-    """Seats of one instance, ``settings.seat_pool`` of them ready. Use from one event loop."""
+    """Seats of one instance. As many are ready as demand wants, between ``settings.seat_pool`` and
+    ``settings.seat_pool_max``, and none while memory is short. Use from one event loop."""
 
     def __init__(
-        self, settings: Settings, links: LinkPool, cgroups: CgroupManager, volume: Volume, launcher: Launcher
+        self,
+        settings: Settings,
+        links: LinkPool,
+        cgroups: CgroupManager,
+        volume: Volume,
+        launcher: Launcher,
+        memory: MemoryGauge,
     ) -> None:
         self._id_base = settings.id_base
         self._stage = settings.run_dir / "stage"
-        self._target = settings.seat_pool
+        self._demand = Demand(settings.seat_pool, settings.seat_pool_max, span=_SPAN_S, memory=_MEMORY_S)
+        self._memory = memory
         self._links = links
         self._cgroups = cgroups
         self._volume = volume
@@ -94,7 +111,7 @@ class SeatPool:
         self._ready: deque[Seat] = deque()
         #: The manager of cgroups is used by one thread at a time.
         self._one_at_a_time = asyncio.Lock()
-        self._wake = asyncio.Event()
+        self._lull = Lull(_QUIET_S)
         self._keeper: asyncio.Task[None] | None = None
         self._left: deque[Seat] = deque()
 
@@ -102,6 +119,11 @@ class SeatPool:
     def ready(self) -> int:
         """How many seats wait to be taken."""
         return len(self._ready)
+
+    @property
+    def target(self) -> int:
+        """How many should."""
+        return 0 if self._memory.short else self._demand.target
 
     async def start(self) -> None:
         """Fill the pool, and keep it filled."""
@@ -119,7 +141,8 @@ class SeatPool:
 
     async def acquire(self) -> Seat:
         """A seat that nobody else has; raises ``LimitExceeded`` when the addresses are used up."""
-        self._wake.set()
+        self._demand.note()
+        self._lull.stir()
         while self._ready:
             seat = self._ready.popleft()
             if seat.usable:
@@ -135,35 +158,30 @@ class SeatPool:
     def leave(self, seat: Seat) -> None:
         """Give a seat back, whose processes have been killed; it is taken apart in the background."""
         self._left.append(seat)
-        self._wake.set()
+        self._lull.stir()
 
     async def _keep(self) -> None:
         while True:
-            await self._wake.wait()
-            await self._until_quiet()
-            self._wake.clear()
+            await self._lull.stirred(_LOOK_AGAIN_S)
+            await self._lull.wait(self._urgent)
             try:
                 await self._tidy()
             except CubeError as error:
                 log.warning("seats.refused", reason=error.message)
                 await asyncio.sleep(_PAUSE_AFTER_FAILURE)
-                self._wake.set()
+                self._lull.stir()
 
-    async def _until_quiet(self) -> None:
-        """Wait for a pause in what is asked for: requests come first, and this work would compete with theirs for the
-        processors. When seats run out, or used ones pile up, there is no waiting; then the work of many is done at
-        once, so that most requests meet a machine that does nothing else."""
-        while len(self._ready) > self._target // 4 and len(self._left) < 2 * self._target:
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(_QUIET_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                return
+    def _urgent(self) -> bool:
+        """When seats run out, or used ones pile up, no pause is waited for; then the work of many is done at once, so
+        that most requests meet a machine that does nothing else."""
+        running_out = len(self._ready) <= self.target // 4 < self.target
+        return running_out or len(self._left) >= 2 * max(self._demand.target, _FEW)
 
     async def _tidy(self) -> None:
+        while len(self._ready) > self.target:
+            self._left.append(self._ready.popleft())
         await self._take_all_apart()
-        while len(self._ready) < self._target:
+        while len(self._ready) < self.target:
             self._ready.append(await self._make())
 
     async def _take_all_apart(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .channel import Channel, claim_standard_streams, take_private
@@ -39,6 +40,7 @@ class ForkServer:
                 os.kill(request["pid"], signal.SIGKILL)
             elif request["op"] == "environment":
                 os.environ.update(request["variables"])
+                time.tzset()
 
     def _reap(self) -> None:
         while self._children:
