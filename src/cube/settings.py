@@ -145,6 +145,12 @@ class Settings(BaseSettings):
         default=300, ge=1, description="Seconds a sandbox lives when the client names no timeout."
     )
     max_timeout: int = Field(default=86400, ge=1, description="Longest timeout that a client may ask for, in seconds.")
+    metrics_interval: float = Field(
+        default=5,
+        ge=0,
+        le=300,
+        description="Seconds between two samples of what a sandbox uses; 0 samples only when somebody asks.",
+    )
     proxy_uid: int = Field(
         default=64100,
         description="Host user id that the inbound proxy runs as; only it may open connections to sandboxes.",

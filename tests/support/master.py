@@ -22,7 +22,9 @@ class Master:
     """``service`` works on ``node`` and on the database in ``directory``; time is moved by hand."""
 
     def __init__(self, directory: Path, node: FakeNode, clock: FakeClock, limits: Limits | None = None) -> None:
-        self.settings = Settings(state_dir=directory, default_timeout=300, max_timeout=3600, max_sandboxes=50)
+        self.settings = Settings(
+            state_dir=directory, default_timeout=300, max_timeout=3600, max_sandboxes=50, metrics_interval=0
+        )
         self.node = node
         self.clock = clock
         self._limits = limits

@@ -52,7 +52,7 @@ class MetricsRoutes:
         return respond(SandboxesWithMetrics(sandboxes={key: metric(sample) for key, sample in samples.items()}))
 
     async def of_one(self, sandbox_id: str, start: _UnixTime = None, end: _UnixTime = None) -> Response:
-        """What a sandbox used, oldest first: one sample for each time that somebody asked, 1 s apart at least."""
+        """What a sandbox used, oldest first: the samples of the last minutes, and one taken now."""
         samples = await self._service.metrics(sandbox_id, _moment(start), _moment(end))
         return respond_list([metric(sample) for sample in samples])
 

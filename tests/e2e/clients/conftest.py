@@ -50,7 +50,7 @@ def variables(service: Service, way: str) -> dict[str, str]:
         "SSL_CERT_FILE": str(directory / "bundle.pem"),
         "NODE_EXTRA_CA_CERTS": str(directory / "ca.pem"),
     }
-    by_address = {"E2B_API_URL": service.url, "E2B_SANDBOX_URL": service.url}
+    by_address = {"E2B_API_URL": service.url, "E2B_SANDBOX_URL": service.url, "E2B_VOLUME_API_URL": service.url}
     return {
         "E2B_API_KEY": "e2b_" + "0" * 40,
         **(by_domain if way == "domain" else by_address),

@@ -9,6 +9,7 @@ import pytest
 
 from cube.master.sandboxes.lifecycle import VisibleState
 from cube.master.sandboxes.requests import CreateSandbox, ListQuery
+from cube.master.sandboxes.service import SandboxService
 from cube.model.errors import (
     Conflict,
     HostError,
@@ -21,7 +22,7 @@ from cube.model.errors import (
 )
 from cube.model.sandbox import Condition, OnTimeout, SandboxState
 from support.fake_node import BASE
-from support.master import Master
+from support.master import Master, eventually
 
 UNKNOWN = "i0000000000000000000"
 
@@ -253,6 +254,25 @@ async def test_metrics_are_taken_when_asked_and_kept(master: Master) -> None:
     assert len(master.node.calls_of("stats")) == 2
     late = await master.service.metrics(sandbox.sandbox_id, start=master.clock.now())
     assert [sample.cpu_used_pct for sample in late] == [50.0]
+
+
+async def test_metrics_are_taken_unasked(master: Master) -> None:
+    """A client that looks later sees what was before it looked."""
+    sandbox, paused = await master.create(), await master.create()
+    await master.service.pause(paused.sandbox_id)
+    master.node.fail("stats", HostError("once"))
+    settings = master.settings.model_copy(update={"metrics_interval": 0.001})
+    other = SandboxService(master.node, master.store, settings, clock=master.clock)
+    await other.start()
+    try:
+        for taken in (2, 3, 4):  # the first fails
+            await eventually(lambda taken=taken: len(master.node.calls_of("stats")) >= taken)
+            master.clock.advance(5)
+        samples = await other.metrics(sandbox.sandbox_id, end=master.clock.now() - timedelta(seconds=5))
+        assert len(samples) >= 2
+        assert await other.metrics(paused.sandbox_id) == []
+    finally:
+        await other.close()
 
 
 async def test_metrics_of_many_leave_out_what_is_not_there(master: Master) -> None:

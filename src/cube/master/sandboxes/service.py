@@ -142,6 +142,8 @@ class SandboxService:
             self._died(sandbox_id)
         self._background.start(self.timer.run(), "deadlines")
         self._background.start(self._prune(), "prune")
+        if self._settings.metrics_interval:
+            self._background.start(self._metering.run(self._settings.metrics_interval), "metering")
 
     async def close(self) -> None:
         """Take no more requests, let those under way finish (10 s at most), leave the sandboxes running."""
@@ -307,7 +309,7 @@ class SandboxService:
     async def metrics(
         self, sandbox_id: str, start: datetime | None = None, end: datetime | None = None
     ) -> list[UsageSample]:
-        """What a sandbox used in that span, as far as anybody asked; a sample is taken now while it runs."""
+        """What a sandbox used in that span, as far as it was sampled; a sample is taken now while it runs."""
         return await self._metering.of_one(self._registry.get(sandbox_id), start, end)
 
     async def metrics_of_many(self, sandbox_ids: Iterable[str]) -> dict[str, UsageSample]:

@@ -25,7 +25,7 @@ class UsageSample:
 
 
 class UsageHistory:
-    """The last samples of one sandbox. They are taken when somebody asks, so nobody pays for what nobody reads."""
+    """The last samples of one sandbox: ten minutes' worth, or fewer when somebody asks often."""
 
     def __init__(self, started_at: datetime, limits: Resources) -> None:
         self._started_at = started_at

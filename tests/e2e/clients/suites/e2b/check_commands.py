@@ -95,6 +95,30 @@ async def check_streamed_input(client: Client) -> None:
         assert (await handle.wait()).stdout.strip() == "100050"
 
 
+@shows("CommandInputHandle.send CommandInputHandle.close", since="2.63", only="asynchronous")
+async def check_a_handle_for_input(client: Client) -> None:
+    async with client.sandbox() as sandbox:
+        handle = await sandbox.commands.run("cat", background=True, stdin=True)
+        async with await sandbox.commands.stream_input(handle.pid) as stdin:
+            await stdin.send("one ")
+            await stdin.send(b"two")
+            await stdin.close()
+        await handle.close_stdin()
+        assert (await handle.wait()).stdout == "one two"
+
+
+@shows(
+    "CommandHandle.stdout CommandHandle.stderr CommandHandle.exit_code CommandHandle.error",
+    only="asynchronous",
+)
+async def check_what_a_handle_knows(client: Client) -> None:
+    async with client.sandbox() as sandbox:
+        handle = await sandbox.commands.run("echo out; echo err >&2", background=True)
+        await handle.wait()
+        assert (handle.stdout, handle.stderr, handle.exit_code) == ("out\n", "err\n", 0)
+        assert not handle.error
+
+
 @shows("Commands.connect", "CommandHandle.disconnect")
 async def check_connect_and_disconnect(client: Client) -> None:
     async with client.sandbox() as sandbox:

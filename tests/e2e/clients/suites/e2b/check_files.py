@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
-from harness import Client, shows
+from harness import Client, joined, shows
 
 BYTES = bytes(range(256)) * 4096
 
@@ -19,7 +18,7 @@ async def check_text_and_bytes(client: Client) -> None:
         assert await sandbox.files.read("notes/ä b.txt") == "grün"
         await sandbox.files.write("/tmp/b", BYTES)
         assert bytes(await sandbox.files.read("/tmp/b", format="bytes")) == BYTES
-        assert await _joined(await sandbox.files.read("/tmp/b", format="stream")) == BYTES
+        assert await joined(await sandbox.files.read("/tmp/b", format="stream")) == BYTES
         assert await sandbox.files.exists("/tmp/b")
         assert not await sandbox.files.exists("/tmp/c")
 
@@ -134,9 +133,3 @@ async def check_metadata(client: Client) -> None:
         await sandbox.files.write_files([{"path": "g", "data": "x"}], metadata={"k": "v"})
         (entry,) = [entry for entry in await sandbox.files.list(".") if entry.name == "g"]
         assert entry.metadata == {"k": "v"}
-
-
-async def _joined(pieces: Any) -> bytes:
-    if hasattr(pieces, "__aiter__"):
-        return b"".join([piece async for piece in pieces])
-    return b"".join(pieces)

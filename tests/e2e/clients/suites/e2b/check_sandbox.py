@@ -157,11 +157,23 @@ async def check_a_repeated_create_with_the_same_key(client: Client, unique: str)
         assert same.sandbox_id == sandbox.sandbox_id
 
 
-@shows("E2B.Sandbox", "Sandbox.create", since="2.45", only="blocking")
-async def check_a_bound_client(client: Client, connection: dict[str, str]) -> None:
+@shows(
+    "E2B.Sandbox E2B.Volume E2B.Secret E2B.Template E2B.AsyncSandbox E2B.AsyncVolume E2B.AsyncSecret E2B.AsyncTemplate",
+    since="2.45",
+    only="blocking",
+)
+async def check_a_bound_client(client: Client, connection: dict[str, str], unique: str) -> None:
     bound = client.face(client.types.E2B(**connection))
     async with await bound.Sandbox.create("base") as sandbox:
         assert (await sandbox.commands.run("echo bound")).stdout == "bound\n"
+    assert unique not in [volume.name for volume in await bound.Volume.list()]
+    assert not await bound.Secret.exists(unique)
+    assert await bound.Template.exists("base")
+    async with await client.face(bound.AsyncSandbox.bare, blocking=False).create("base") as sandbox:
+        assert (await sandbox.commands.run("echo bound")).stdout == "bound\n"
+    assert unique not in [volume.name for volume in await client.face(bound.AsyncVolume.bare, blocking=False).list()]
+    assert not await client.face(bound.AsyncSecret.bare, blocking=False).exists(unique)
+    assert await client.face(bound.AsyncTemplate.bare, blocking=False).exists("base")
 
 
 @shows("Sandbox.create")

@@ -115,9 +115,9 @@ class Client:
         coloured = name if self.blocking or name == "E2B" else f"Async{name}"
         return Face(getattr(module, coloured), self.blocking, self.used)
 
-    def face(self, subject: Any) -> Face:
-        """A face for an object of the client that a check has made itself."""
-        return Face(subject, self.blocking, self.used)
+    def face(self, subject: Any, *, blocking: bool | None = None) -> Face:
+        """A face for an object of the client that a check has made itself; of its own colour unless said otherwise."""
+        return Face(subject, self.blocking if blocking is None else blocking, self.used)
 
     @asynccontextmanager
     async def sandbox(self, template: str = "base", **wishes: Any) -> AsyncIterator[Any]:
@@ -158,6 +158,13 @@ async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110  what it waits for is behind HTTP
             await asyncio.sleep(0.05)
+
+
+async def joined(pieces: Any) -> bytes:
+    """A stream of either colour as a whole."""
+    if hasattr(pieces, "__aiter__"):
+        return b"".join([piece async for piece in pieces])
+    return b"".join(pieces)
 
 
 async def stream(client: Client, place: Any, pid: int, pieces: list[bytes | str]) -> None:

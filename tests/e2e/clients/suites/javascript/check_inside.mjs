@@ -131,7 +131,7 @@ async function code(client) {
     const out = []
     const done = await sandbox.runCode('print("out")\n6 * 7', { onStdout: (message) => out.push(message.line) })
     assert.equal(done.text, '42')
-    assert.deepEqual([done.logs.stdout, out], [['out\n'], ['out\n']])
+    assert.deepEqual([done.logs.stdout.join(''), out.join('')], ['out\n', 'out\n'])
     assert.equal((await sandbox.runCode('1 / 0')).error.name, 'ZeroDivisionError')
     const plot = 'import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.title("T")\nplt.show()'
     const [figure] = (await sandbox.runCode(plot)).results

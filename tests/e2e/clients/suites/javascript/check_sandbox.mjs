@@ -15,7 +15,7 @@ check('create and kill', 'Sandbox.create Sandbox.kill Sandbox.isRunning Sandbox.
   assert.ok(!(await client.Sandbox.kill(sandbox.sandboxId)))
 })
 
-check('connect', 'Sandbox.connect Sandbox.getInfo', {}, async (client) => {
+check('connect', 'Sandbox.connect Sandbox.getInfo Sandbox.getFullInfo Sandbox.sandboxDomain', {}, async (client) => {
   await client.sandbox(async (sandbox) => {
     await sandbox.files.write('mark', 'here')
     const again = await client.Sandbox.connect(sandbox.sandboxId)
@@ -24,6 +24,7 @@ check('connect', 'Sandbox.connect Sandbox.getInfo', {}, async (client) => {
     assert.equal(info.sandboxId, sandbox.sandboxId)
     assert.equal(info.state, 'running')
     assert.equal(info.name, 'base')
+    assert.equal((await client.Sandbox.getFullInfo(sandbox.sandboxId)).sandboxDomain, sandbox.sandboxDomain)
     assert.ok(info.endAt > info.startedAt)
   })
 })

@@ -1,0 +1,63 @@
+// What outlives a sandbox: volumes and secrets.
+
+import assert from 'node:assert/strict'
+
+import { check } from './harness.mjs'
+
+check(
+  'volumes',
+  'Volume.create Volume.connect Volume.list Volume.getInfo Volume.destroy Volume.volumeId Volume.name Volume.token',
+  { since: '2.51' },
+  async (client) => {
+    const volume = await client.Volume.create(client.unique)
+    assert.equal(volume.name, client.unique)
+    assert.ok(volume.token)
+    assert.ok((await client.Volume.list()).some((item) => item.volumeId === volume.volumeId))
+    assert.equal((await client.Volume.connect(volume.volumeId)).name, client.unique)
+    assert.equal((await client.Volume.getInfo(volume.volumeId)).name, client.unique)
+    await client.sandbox(async ({ files }) => {
+      await files.write('/data/f', 'inside', { user: 'root' })
+      assert.equal(await volume.readFile('/f'), 'inside')
+    }, 'base', { volumeMounts: { '/data': volume } })
+    assert.ok(await client.Volume.destroy(volume.volumeId))
+    assert.ok(!(await client.Volume.destroy(volume.volumeId)))
+  },
+)
+
+check(
+  'content of volumes',
+  'Volume.writeFile Volume.readFile Volume.makeDir Volume.list Volume.exists Volume.getInfo Volume.updateMetadata Volume.remove',
+  { since: '2.51' },
+  async (client) => {
+    const volume = await client.Volume.create(client.unique)
+    await volume.writeFile('/f', 'text', { uid: 1000, gid: 1000, mode: 0o600 })
+    assert.equal(await volume.readFile('/f'), 'text')
+    await volume.makeDir('/d')
+    assert.deepEqual((await volume.list('/')).map((entry) => entry.name).sort(), ['d', 'f'])
+    assert.equal((await volume.getInfo('/f')).uid, 1000)
+    assert.equal((await volume.updateMetadata('/f', { uid: 0 })).uid, 0)
+    await volume.remove('/f')
+    assert.ok(!(await volume.exists('/f')))
+    await assert.rejects(volume.readFile('/f'), client.types.VolumePathNotFoundError)
+    await client.Volume.destroy(volume.volumeId)
+  },
+)
+
+check(
+  'secrets',
+  'Secret.create Secret.update Secret.getInfo Secret.list Secret.exists Secret.destroy Secret.fill Secret.iamToken',
+  { since: '2.51' },
+  async (client) => {
+    const made = await client.Secret.create(client.unique, 'hidden', { metadata: { of: 'me' } })
+    assert.ok(!JSON.stringify(made).includes('hidden'))
+    await client.Secret.update(client.unique, 'other')
+    assert.equal((await client.Secret.getInfo(client.unique)).name, client.unique)
+    const paginator = client.Secret.list({ limit: 100 })
+    assert.ok((await paginator.nextItems()).some((item) => item.name === client.unique))
+    assert.ok(await client.Secret.exists(client.unique))
+    assert.ok(await client.Secret.destroy(client.unique))
+    assert.ok(!(await client.Secret.exists(client.unique)))
+    assert.equal(client.Secret.fill('key'), '${e2b.secrets.key}')
+    assert.ok(client.Secret.iamToken({ audience: 'a', tokenType: 'JWT-SVID' }))
+  },
+)
