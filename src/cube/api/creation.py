@@ -47,7 +47,7 @@ def _volume_mounts(entries: Sequence[VolumeMount]) -> tuple[WantedMount, ...]:
 
 def _volume_mount(entry: VolumeMount, field: str) -> WantedMount:
     try:
-        return WantedMount(entry.name, clean_path(entry.path))
+        return WantedMount(entry.name, clean_path(entry.path), entry.read_only)
     except ValueError as error:
         raise InvalidInput(f"{field}: {error}", field=field) from None
 

@@ -20,6 +20,7 @@ from cube.envd.version import ENVD_VERSION
 from cube.master.sandboxes.lifecycle import VisibleState, visible_state
 from cube.master.sandboxes.usage import UsageSample
 from cube.model.errors import SandboxNotFound
+from cube.model.mounts import VolumeMount
 from cube.model.network_wire import shown
 from cube.model.sandbox import Ingress, Sandbox
 from cube.model.snapshot import Snapshot
@@ -73,8 +74,7 @@ class Views:
             disk_size_mb=sandbox.resources.disk_mb,
             metadata=sandbox.metadata,
             state=_state(sandbox),
-            volume_mounts=[MountedVolume(name=mount.name, path=mount.mount_path) for mount in sandbox.volume_mounts]
-            or None,
+            volume_mounts=[_mounted(mount) for mount in sandbox.volume_mounts] or None,
         )
 
     def detail(self, sandbox: Sandbox) -> SandboxDetail:
@@ -88,6 +88,10 @@ class Views:
             pause_mode=sandbox.pause_mode if _state(sandbox) is VisibleState.PAUSED else None,
             lifecycle=SandboxLifecycle(auto_resume=sandbox.auto_resume, on_timeout=sandbox.on_timeout.value),
         )
+
+
+def _mounted(mount: VolumeMount) -> MountedVolume:
+    return MountedVolume(name=mount.name, path=mount.mount_path, read_only=mount.read_only or None)
 
 
 def _network(sandbox: Sandbox) -> SandboxNetwork | None:

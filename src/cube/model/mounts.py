@@ -32,6 +32,7 @@ class VolumeMount:
     volume_id: str
     name: str
     mount_path: str
+    read_only: bool = False
 
 
 def clean_path(path: str) -> str:

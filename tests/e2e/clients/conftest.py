@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from support import checks
 from support.checks import Outcome, Run
+from support.machine import HOSTS, greeters, machine
 from support.service import Service
 
 #: Runs beside each other; they mostly wait.
@@ -18,28 +20,34 @@ collect_ignore = ["suites"]
 
 
 @pytest.fixture(scope="session")
-def service(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service for clients alone, which speaks TLS too."""
-    service = Service(tmp_path_factory.mktemp("clients"), templates, 5, more={"CUBE_TLS": "also"})
-    service.up()
-    try:
-        yield service
-    finally:
-        service.close()
-
-
-@pytest.fixture(scope="session")
-def outcome(request: pytest.FixtureRequest, service: Service) -> Iterator[Callable[[Run, str], Outcome]]:
-    """How a check ended. The first that is asked for begins all runs that the tests of this session want."""
+def outcome(
+    request: pytest.FixtureRequest, templates: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Run, str], Outcome]:
+    """How a check ended. All that the tests of this session want are run at once, on a machine of their own."""
     wanted: dict[Run, list[str]] = defaultdict(list)
     for item in request.session.items:
         if hasattr(item, "callspec") and "run" in item.callspec.params:
             wanted[item.callspec.params["run"]].append(item.callspec.params["node"])
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        runs = {
-            run: pool.submit(checks.carry_out, run, nodes, variables(service, run.way)) for run, nodes in wanted.items()
-        }
-        yield lambda run, node: runs[run].result()[node]
+    with machine() as internet, greeters(internet):
+        found = _carried_out(
+            wanted, Service(tmp_path_factory.mktemp("clients"), templates, 5, more={"CUBE_TLS": "also"})
+        )
+    return lambda run, node: found[run][node]
+
+
+def _carried_out(wanted: Mapping[Run, Sequence[str]], service: Service) -> dict[Run, dict[str, Outcome]]:
+    service.up()
+    try:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            runs = {
+                run: pool.submit(checks.carry_out, run, nodes, variables(service, run.way))
+                for run, nodes in wanted.items()
+            }
+        return {run: future.result() for run, future in runs.items()}
+    finally:
+        for snapshot in service.get("/snapshots").json():
+            httpx.delete(f"{service.url}/templates/{snapshot['snapshotID']}", trust_env=False)
+        service.close()
 
 
 def variables(service: Service, way: str) -> dict[str, str]:
@@ -54,6 +62,7 @@ def variables(service: Service, way: str) -> dict[str, str]:
     return {
         "E2B_API_KEY": "e2b_" + "0" * 40,
         **(by_domain if way == "domain" else by_address),
+        "CHECKS_HOSTS": ",".join(HOSTS),
         "CUBE_API_URL": service.url,
         "CUBE_TEMPLATE_ID": "code-interpreter-v1",
         "CUBE_PROXY_NODE_IP": "127.0.0.1",

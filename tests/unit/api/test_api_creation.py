@@ -44,6 +44,8 @@ def test_directories_of_the_host_are_no_metadata() -> None:
 def test_volumes() -> None:
     asked = request(volumeMounts=[{"name": "data", "path": "/mnt/./data/"}, {"name": "vol-1", "path": "//x"}])
     assert asked.volume_mounts == (WantedMount("data", "/mnt/data"), WantedMount("vol-1", "/x"))
+    asked = request(volumeMounts=[{"name": "data", "path": "/x", "readOnly": True}])
+    assert asked.volume_mounts == (WantedMount("data", "/x", read_only=True),)
 
 
 @pytest.mark.parametrize(

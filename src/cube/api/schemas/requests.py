@@ -39,6 +39,7 @@ class VolumeMount(RequestBody):
             examples=["/mnt/data"],
         ),
     ]
+    read_only: Annotated[bool, Field(description="The sandbox may not change it; others may.")] = False
 
 
 class NewSandbox(RequestBody):

@@ -56,6 +56,8 @@ class MountedVolume(ResponseBody):
 
     name: str
     path: str
+    #: Left out when the sandbox may change it.
+    read_only: bool | None = None
 
 
 class ListedSandbox(_Identity):

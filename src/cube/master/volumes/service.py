@@ -38,6 +38,7 @@ class WantedMount:
 
     volume: str
     mount_path: str
+    read_only: bool = False
 
 
 class VolumeService:
@@ -135,7 +136,7 @@ class VolumeService:
     def _resolve(self, wanted: WantedMount, field: str) -> VolumeMount:
         for volume in self.all():
             if wanted.volume in (volume.name, volume.volume_id):
-                return VolumeMount(volume.volume_id, volume.name, wanted.mount_path)
+                return VolumeMount(volume.volume_id, volume.name, wanted.mount_path, wanted.read_only)
         raise InvalidInput(f"{field}: volume {wanted.volume[:_LONGEST_ECHO]!r} was not found", field=field)
 
     async def usage(self, volume: Volume) -> int | None:

@@ -79,10 +79,10 @@ class Attachments:
         self, mounts: Sequence[VolumeMount], id_base: int, borrowed: ExitStack
     ) -> tuple[Attachment, ...]:
         """The same for volumes. Raises ``VolumeNotFound``."""
-        wishes = [
-            _Wish(partial(self._volumes.open_root, mount.volume_id), f"volumeMounts[{number}]", mount.mount_path)
-            for number, mount in enumerate(mounts)
-        ]
+        wishes = []
+        for number, mount in enumerate(mounts):
+            opening = partial(self._volumes.open_root, mount.volume_id)
+            wishes.append(_Wish(opening, f"volumeMounts[{number}]", mount.mount_path, mount.read_only))
         return await self._made(wishes, id_base, [(self._others, id_base, ID_RANGE)], borrowed)
 
     async def _made(

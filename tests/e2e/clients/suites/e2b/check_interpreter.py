@@ -72,6 +72,8 @@ async def check_languages(client: Client) -> None:
     async with client.sandbox(TEMPLATE) as sandbox:
         assert (await sandbox.run_code("echo $((6*7))", language="bash")).logs.stdout[0].startswith("42")
         assert (await sandbox.run_code("[1, 2].map((x) => x * 2)", language="js")).results[0].json == [2, 4]
+        typed = await sandbox.run_code("const n: number = 21; n * 2", language="ts")
+        assert typed.text == "42"
         with pytest.raises(client.types.SandboxException, match="klingon"):
             await sandbox.run_code("nuqneH", language="klingon")
 

@@ -61,3 +61,34 @@ check(
     assert.ok(client.Secret.iamToken({ audience: 'a', tokenType: 'JWT-SVID' }))
   },
 )
+
+check(
+  'snapshots and forks',
+  'Sandbox.createSnapshot Sandbox.listSnapshots Sandbox.deleteSnapshot Sandbox.fork',
+  { since: '2.51' },
+  async (client) => {
+    await client.sandbox(async (source) => {
+      await source.files.write('notes', 'before')
+      const snapshot = await source.createSnapshot({ name: client.unique })
+      await source.files.write('notes', 'after')
+      await client.sandbox(async ({ files }) => assert.equal(await files.read('notes'), 'before'), snapshot.snapshotId)
+      const listed = await source.listSnapshots().nextItems()
+      assert.deepEqual(listed.map((item) => item.snapshotId), [snapshot.snapshotId])
+      const [fork] = await source.fork({ count: 1 })
+      assert.equal(await fork.files.read('notes'), 'after')
+      await fork.kill()
+      assert.ok(await client.Sandbox.deleteSnapshot(snapshot.snapshotId))
+      assert.ok(!(await client.Sandbox.deleteSnapshot(snapshot.snapshotId)))
+    })
+  },
+)
+
+check('network', 'Sandbox.updateNetwork Sandbox.create', { since: '2.51' }, async (client) => {
+  const [near] = process.env.CHECKS_HOSTS.split(',')
+  const script = `timeout 5 bash -c 'exec 3<>/dev/tcp/${near}/80 && head -1 <&3' 2>/dev/null || echo refused`
+  await client.sandbox(async (sandbox) => {
+    assert.equal((await sandbox.commands.run(script)).stdout, 'refused\n')
+    await sandbox.updateNetwork({})
+    assert.ok((await sandbox.commands.run(script)).stdout.startsWith(near))
+  }, 'base', { network: { denyOut: [near] } })
+})
