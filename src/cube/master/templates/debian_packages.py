@@ -16,8 +16,10 @@ from cube.model.errors import HostError, InvalidInput
 
 _MAX_RELEASE = 64 * 1024
 _STATUS = "var/lib/dpkg/status"
-#: Run inside, where the packages are at /mnt. Services that a package would start have no business in a tree.
+#: Run inside, where the packages are at /mnt. Services that a package would start have no business in a tree. Some
+#: packages (Java's) fail without the directory of manual pages, which are not unpacked.
 _INSTALL = """
+mkdir -p /usr/share/man/man1
 printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 DEBIAN_FRONTEND=noninteractive dpkg "$@" --install /mnt/*.deb
