@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from cube.model.network import CONNECTION_STEPS
 from cube.settings import Settings
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -86,3 +87,16 @@ def test_directories_of_the_host_are_cleaned() -> None:
 def test_ids_of_shared_files_need_room() -> None:
     with pytest.raises(ValidationError, match="131072"):
         Settings(id_base=65536, host_mount_prefixes="/data")
+
+
+def test_steps_of_connections_are_those_of_the_model() -> None:
+    for step in CONNECTION_STEPS:
+        assert Settings(sandbox_connections=step).sandbox_connections == step
+    with pytest.raises(ValidationError, match=", ".join(map(str, CONNECTION_STEPS))):
+        Settings(sandbox_connections=CONNECTION_STEPS[0] + 1)
+
+
+def test_servers_for_names_are_addresses() -> None:
+    assert Settings(dns_servers="203.0.113.53, 9.9.9.9").dns_server_list == ("203.0.113.53", "9.9.9.9")
+    with pytest.raises(ValidationError):
+        Settings(dns_servers="dns.test")
