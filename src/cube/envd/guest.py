@@ -110,6 +110,10 @@ class Entry:
         return self.path.rstrip("/").rpartition("/")[2] or "/"
 
 
+#: A piece of content.
+Buffer = bytes | bytearray | memoryview
+
+
 class GuestFile(Protocol):
     """An open regular file. What is started goes on when its caller is cancelled, so wait for it before closing.
 
@@ -121,8 +125,9 @@ class GuestFile(Protocol):
         """At least one byte and at most ``size`` from ``offset`` on; empty at the end of the file."""
         ...
 
-    def write(self, data: bytes | bytearray) -> asyncio.Future[None]:
-        """Write everything after what was written before; one call at a time."""
+    def write(self, data: Buffer) -> asyncio.Future[None]:
+        """Write everything after what was written before; one call at a time. ``data`` must stay as it is until
+        then."""
         ...
 
     def set_attributes(self, changes: Mapping[str, str | None]) -> asyncio.Future[None]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from cube.envd.guest import Buffer
 from cube.model.errors import CubeError, HostError, InvalidInput, PermissionDenied, StorageFull
 
 _P = ParamSpec("_P")
@@ -44,7 +45,7 @@ def file_error(error: OSError) -> CubeError:
     return HostError(f"the file could not be read or written: {error.strerror}")
 
 
-def write_all(fd: int, data: bytes | bytearray) -> None:
+def write_all(fd: int, data: Buffer) -> None:
     """Write everything. Blocks."""
     view = memoryview(data)
     while view:

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 
 from cube.envd.files.blocking import CHUNK
-from cube.envd.guest import GuestFile
+from cube.envd.guest import Buffer, GuestFile
 from cube.model.errors import CubeError
+
+#: Pieces of so many bytes are written as they are; smaller ones are put together first.
+_BIG = CHUNK // 4
 
 
 class BufferedWriter:
@@ -18,8 +21,15 @@ class BufferedWriter:
         self._buffer = bytearray()
         self._pending: asyncio.Future[None] | None = None
 
-    async def write(self, data: bytes) -> None:
-        """Add content; returns when at most one chunk is on its way to the disk."""
+    async def write(self, data: Buffer) -> None:
+        """Add content; returns when at most one chunk is on its way to the disk.
+
+        That may be ``data`` itself, which must stay as it is until the next call has returned.
+        """
+        if not self._buffer and len(data) >= _BIG:
+            await self._settle()
+            self._pending = self._file.write(data)
+            return
         self._buffer += data
         if len(self._buffer) >= CHUNK:
             await self._flush()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 
 from cube.envd.files.blocking import submit, write_all
-from cube.envd.guest import GuestFile
+from cube.envd.guest import Buffer, GuestFile
 
 
 class DescriptorFile(GuestFile):
@@ -20,7 +20,7 @@ class DescriptorFile(GuestFile):
     def read_at(self, size: int, offset: int) -> asyncio.Future[bytes]:
         return submit(os.pread, self.fd, size, offset)
 
-    def write(self, data: bytes | bytearray) -> asyncio.Future[None]:
+    def write(self, data: Buffer) -> asyncio.Future[None]:
         return submit(write_all, self.fd, data)
 
     def set_attributes(self, changes: Mapping[str, str | None]) -> asyncio.Future[None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from cube.envd.files.parameters import header_parameters
+from cube.envd.guest import Buffer
 from cube.model.errors import InvalidInput
 
 #: Bytes of headers that one part may have.
@@ -31,9 +32,9 @@ class PartBegin:
 
 @dataclass(frozen=True, slots=True)
 class PartData:
-    """Some of the content of the current part, never empty."""
+    """Some of the content of the current part, never empty. It may be a part of what was fed, and as short-lived."""
 
-    data: bytes
+    data: Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,11 @@ class MultipartParser:
         self._state = _State.PREAMBLE
         self._parts = 0
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def feed(self, data: bytes | bytearray) -> Iterator[Event]:
         """What the next bytes of the body say."""
+        if self._state is _State.CONTENT and not self._buffer and self._delimiter not in data:
+            yield from self._content_alone(data)
+            return
         self._buffer += data
         while (events := self._step()) is not None:
             yield from events
@@ -137,10 +141,22 @@ class MultipartParser:
         self._state = _State.AFTER_BOUNDARY
         return [*events, PartEnd()]
 
+    def _content_alone(self, data: bytes | bytearray) -> Iterator[Event]:
+        """Pass on content that is in nobody's way, without a copy."""
+        certain = len(data) - self._held_back(data)
+        self._buffer += data[certain:]
+        if certain:
+            yield PartData(memoryview(data)[:certain])
+
+    def _held_back(self, data: bytes | bytearray) -> int:
+        """How many bytes at the end may be the beginning of a delimiter, which has its only CR in front."""
+        begun = data.rfind(b"\r", max(0, len(data) - len(self._delimiter) + 1))
+        return len(data) - begun if begun >= 0 and self._delimiter.startswith(data[begun:]) else 0
+
     def _until_delimiter(self) -> tuple[bytes, bool]:
         """Take what certainly comes before the next delimiter, and the delimiter if it is there."""
         end = self._buffer.find(self._delimiter)
-        taken = end if end >= 0 else max(0, len(self._buffer) - len(self._delimiter) + 1)
+        taken = end if end >= 0 else len(self._buffer) - self._held_back(self._buffer)
         data = bytes(memoryview(self._buffer)[:taken])
         del self._buffer[: taken + (len(self._delimiter) if end >= 0 else 0)]
         return data, end >= 0

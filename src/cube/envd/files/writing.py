@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from cube.envd.files.buffered import BufferedWriter
 from cube.envd.files.metadata import attribute_changes
-from cube.envd.guest import Entry, FileType, Guest, OpenedFile
+from cube.envd.guest import Buffer, Entry, FileType, Guest, OpenedFile
 from cube.model.errors import CubeError, NotFound
 
 
@@ -35,8 +35,8 @@ class FileWriter:
         is_new = await _is_missing(guest, path, user)
         return cls(guest, user, await guest.open_write(path, user), is_new=is_new)
 
-    async def write(self, data: bytes) -> None:
-        """Add content; returns when at most one chunk is on its way to the disk."""
+    async def write(self, data: Buffer) -> None:
+        """Add content; returns when at most one chunk is on its way to the disk, ``data`` itself perhaps."""
         await self._content.write(data)
 
     async def finish(self, metadata: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from cube.cubelet.runtime.guest.wire import Kind, Reader, WireError, Writer
 from cube.cubelet.runtime.microvm.conduits import Conduit
 from cube.cubelet.runtime.microvm.frames import ChannelType
 from cube.envd.files.blocking import file_error
-from cube.envd.guest import Entry, GuestFile, TerminalSize
+from cube.envd.guest import Buffer, Entry, GuestFile, TerminalSize
 from cube.model.errors import CubeError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class ChannelFile(GuestFile):
     def read_at(self, size: int, offset: int) -> asyncio.Future[bytes]:
         return asyncio.ensure_future(self._read(size, offset))
 
-    def write(self, data: bytes | bytearray) -> asyncio.Future[None]:
+    def write(self, data: Buffer) -> asyncio.Future[None]:
         return asyncio.ensure_future(self._write(bytes(data)))
 
     def set_attributes(self, changes: Mapping[str, str | None]) -> asyncio.Future[None]:
