@@ -138,7 +138,7 @@ CHARTS = {
     ChartType.SCATTER: "plt.scatter([1, 2], [3, 4])",
     ChartType.BAR: "plt.bar(['a', 'b'], [1, 2])",
     ChartType.PIE: "plt.pie([1, 3], labels=['a', 'b'])",
-    ChartType.BOX_AND_WHISKER: "plt.boxplot([[1, 2, 3, 9]])",
+    ChartType.BOX_AND_WHISKER: "plt.boxplot([[1, 2, 3, 9]], patch_artist=True)",
     ChartType.SUPERCHART: "f, (a, b) = plt.subplots(1, 2); a.plot([1], [2]); b.bar(['x'], [1])",
 }
 

@@ -13,6 +13,9 @@ from cube.envd.interpreter.events import Event, Failed, Shown, Started, Text
 KEEPALIVE = b'{"type":"keepalive"}\n'
 END = b'{"type":"end_of_execution"}\n'
 
+#: Characters that JSON leaves as they are and that clients take for the end of a line: U+0085, U+2028, U+2029.
+_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+
 #: MIME types with a field of their own; the others travel in ``extra``.
 FIELDS = {
     "text/plain": "text",
@@ -80,4 +83,8 @@ def unquoted(text: str) -> str:
 
 
 def _encode(value: dict[str, Any]) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    encoded = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    for raw, escaped in _SEPARATORS:
+        if raw in encoded:
+            encoded = encoded.replace(raw, escaped)
+    return encoded

@@ -79,3 +79,10 @@ def test_internal_events_make_no_line() -> None:
 
 def test_timestamps_are_nanoseconds() -> None:
     assert json.loads(line(Text("stdout", "")))["timestamp"] > 10**18
+
+
+def test_a_line_is_one_for_every_client() -> None:
+    text = "a\x85b\u2028c\u2029d\x0b\x0c\x1c\n"
+    encoded = line(Text("stdout", text))
+    assert len(encoded.decode().splitlines()) == 1
+    assert json.loads(encoded)["text"] == text
