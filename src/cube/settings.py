@@ -9,6 +9,7 @@ import ipaddress
 import os
 import posixpath
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
@@ -107,6 +108,10 @@ class Settings(BaseSettings):
         default=1000,
         ge=1,
         description="Host user and group id that files in such directories have for uid 1000 of a sandbox.",
+    )
+    runtime: Literal["auto", "container", "microvm"] = Field(
+        default="auto",
+        description="What isolates sandboxes; `auto` means microVMs where KVM boots a guest, else containers.",
     )
     seat_pool: int = Field(
         default=16,

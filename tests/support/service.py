@@ -73,6 +73,7 @@ class Service:
             "CUBE_NETWORK_CIDR": self.network,
             "CUBE_VOLUME_GB": "8",
             "CUBE_SEAT_POOL": "4",
+            "CUBE_RUNTIME": "container",
             "E2B_API_URL": self.url,
             "E2B_SANDBOX_URL": self.url,
             "E2B_VOLUME_API_URL": self.url,

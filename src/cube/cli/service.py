@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from cube.api.authority import authority
 from cube.cli import logs
 from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.node import Cubelet
-from cube.cubelet.runtime.container.runtime import ContainerRuntime
+from cube.cubelet.runtime.choice import all_runtimes, choose, find_out
 from cube.cubelet.stock import Bounds
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.volumes.store import VolumeStore
@@ -75,9 +75,10 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         network = NetworkAgent(settings)
         stack.push_async_callback(network.close)
         await network.start()
-        runtime = ContainerRuntime(settings, images, network)
+        runtime = await choose(settings, images, network)
         stack.push_async_callback(runtime.close)
         await runtime.start()
+        await stack.enter_async_context(_beside(find_out(settings)))
         volumes = VolumeStore(settings)
         await asyncio.to_thread(volumes.open)
         stock = Bounds(settings.warm_pool, settings.warm_pool_max, MemoryGauge(settings.memory_reserve))
@@ -244,6 +245,17 @@ async def _http_server(app: Any, listener: socket.socket) -> AsyncIterator[None]
         await task
 
 
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Something is done beside the block, and given up at its end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 def _spare_the_collector() -> None:
     """What is there now stays; looking through it again and again took a tenth of the time of a create."""
     gc.collect()
@@ -275,17 +287,18 @@ async def tear_down(settings: Settings) -> int:
 
     For a service that is not running, however it ended. Returns how many sandboxes there were.
     """
-    runtime = ContainerRuntime(settings, ImageStore(settings))
-    found = await runtime.leftovers()
+    runtimes = all_runtimes(settings, ImageStore(settings))
+    found = set().union(*[await runtime.leftovers() for runtime in runtimes])
     await CubeProxy(settings, _Nobody()).remove()
-    await runtime.remove()
+    for runtime in runtimes:
+        await runtime.remove()
     _remove_run_dir(settings.run_dir)
     return len(found)
 
 
 def _remove_run_dir(directory: Path) -> None:
     """Only what is ours: the setting may name a directory that others use too."""
-    for name in ("sandboxes", "stage", "images", "proxy"):
+    for name in ("sandboxes", "stage", "images", "proxy", "vm"):
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in ("cube-init", "cube.pid"):
         (directory / name).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +24,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 class CgroupManager:
     """Use from one thread at a time. ``prepare`` comes first."""
 
-    def __init__(self, settings: Settings, host: CgroupHost) -> None:
+    def __init__(self, settings: Settings, host: CgroupHost, *, devices: Sequence[str] = ()) -> None:
+        """``devices`` are character devices (major:minor) that are allowed besides the harmless ones."""
         self._instance = settings.instance
         self._host = host
+        self._devices = devices
 
     def prepare(self) -> None:
         """Make the parents and hand them their controllers; may be repeated, also while sandboxes run.
@@ -104,6 +107,8 @@ class CgroupManager:
             _count_children(parent / "memory.use_hierarchy")
         if "devices" in hierarchy.controllers:
             _close_devices(parent)
+            for device in self._devices:
+                set_value(parent / "devices.allow", f"c {device} rwm")
 
 
 def _count_children(knob: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from cube.cubelet.doctor.check import Check, limited, ok, unknown
 from cube.cubelet.runtime.microvm import accelerator
 from cube.settings import Settings
@@ -14,7 +16,7 @@ _CONSEQUENCE = (
 
 def boots_a_guest() -> Check:
     """Boot a kernel without a root file system under KVM; the service uses the answer from its next start on."""
-    verdict = accelerator.find_out(Settings())
+    verdict = asyncio.run(accelerator.find_out(Settings()))
     if verdict.boots is None:
         return unknown(verdict.reason, _CONSEQUENCE)
     if not verdict.boots:

@@ -98,7 +98,7 @@ class ImageStore:
             self.get(template.template_id)
             point = self._mount_points / template.template_id
             if mounts.find(point) is None:
-                _mount_image(self._image(template), point)
+                _mount_image(self.file(template), point)
             self._mounted[template.template_id] = point
             return point
 
@@ -168,7 +168,8 @@ class ImageStore:
         del self._manifests[template_id]
         shutil.rmtree(grave)
 
-    def _image(self, template: Template) -> Path:
+    def file(self, template: Template) -> Path:
+        """The image of ``template`` as a file, which may be gone."""
         return self._directory / template.template_id / template.image
 
 

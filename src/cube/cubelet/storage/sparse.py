@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import xxhash
@@ -55,6 +56,15 @@ def copy(source: int, target: int) -> None:
             if sent == 0:
                 raise OSError(errno.EIO, "a file became shorter while it was copied")
             left -= sent
+
+
+def write_out(path: Path) -> None:
+    """Have what was written to a file on the disk before going on. Raises ``OSError``."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def digest(fd: int) -> str:

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,8 @@ class Volume:
         self._snapshots = Subvolumes(self._root / "snapshots", self._groups)
         #: Volumes of clients, which :mod:`cube.cubelet.volumes` looks after.
         self._volumes = Subvolumes(volumes_directory(settings), self._groups)
+        #: For files that can be made again: captured templates, beside the layers that share their blocks.
+        self.cache = self._root / "cache"
         self._room_seen_at = 0.0
 
     # -- the volume itself ---------------------------------------------------------------------------------------
@@ -72,6 +75,7 @@ class Volume:
 
     def _prepare(self) -> None:
         os.chmod(self._root, 0o700)
+        self.cache.mkdir(exist_ok=True, mode=0o700)
         self._groups.open()
         self._layers.open()
         self._snapshots.open()
@@ -130,21 +134,39 @@ class Volume:
         Raises ``Conflict`` when it exists, ``StorageFull`` when the volume is full.
         """
         path = self._path(name)
+        self._make(name, lambda: self._create(name, owner, disk_mb * _MIB))
+        return Layer(path / "upper", path / "work")
+
+    def directory(self, name: str, *, limit_mb: int) -> Path:
+        """Make a layer that is a plain directory of the host's, for a machine's files. Raises like :meth:`layer`."""
+        self._make(name, lambda: self._create_plain(name, 0, limit_mb * _MIB))
+        return self._layers.path(name)
+
+    def directory_of(self, name: str) -> Path:
+        """Where the plain layer is that :meth:`directory` has made; raises ``SandboxNotFound`` without one."""
+        self.existing(name)
+        return self._layers.path(name)
+
+    def _make(self, name: str, create: Callable[[], None]) -> None:
+        self._path(name)
         try:
-            self._create(name, owner, disk_mb * _MIB)
+            create()
         except FileExistsError:
             raise Conflict(f"there is a writable layer {name!r} already") from None
         except OSError as error:
             self.remove(name)
             raise storage_error(error, "the writable layer could not be made") from error
-        return Layer(path / "upper", path / "work")
 
-    def _create(self, name: str, owner: int, limit: int) -> None:
+    def _create_plain(self, name: str, owner: int, limit: int) -> None:
         self._layers.create(name)
         with btrfs.directory(self._layers.path(name)) as fd:
             btrfs.qgroup_limit(fd, limit)
             os.fchown(fd, owner, owner)
             os.fchmod(fd, 0o700)
+
+    def _create(self, name: str, owner: int, limit: int) -> None:
+        self._create_plain(name, owner, limit)
+        with btrfs.directory(self._layers.path(name)) as fd:
             for directory in ("upper", "work"):
                 os.mkdir(directory, 0o755, dir_fd=fd)
                 os.chown(directory, owner, owner, dir_fd=fd, follow_symlinks=False)
@@ -243,6 +265,13 @@ class Volume:
     def snapshots(self) -> set[str]:
         """Ids of all snapshots."""
         return self._snapshots.names()
+
+    def snapshot_directory(self, snapshot_id: str) -> Path:
+        """Where a snapshot is; raises ``SnapshotNotFound`` without one."""
+        path = self._snapshot_path(snapshot_id)
+        if not path.is_dir():
+            raise SnapshotNotFound(snapshot_id)
+        return path
 
     def snapshot_owner(self, snapshot_id: str) -> int:
         """Host id that files of the sandbox's root have in a snapshot; raises ``SnapshotNotFound`` without one."""

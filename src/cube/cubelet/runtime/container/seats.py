@@ -208,7 +208,7 @@ class SeatPool:
         try:
             await asyncio.to_thread(self._make_layer, seat)
             with ExitStack() as borrowed:
-                places = [*_into_cgroup(cgroup, borrowed), EnterNet(link.namespace), NewCgroupNamespace()]
+                places = [*into_cgroup(cgroup, borrowed), EnterNet(link.namespace), NewCgroupNamespace()]
                 seat.parked = await self._launcher.park([*places, *rootfs.ahead(self._stage, base)])
         except BaseException:
             await asyncio.shield(self._strip(seat))
@@ -258,7 +258,7 @@ async def _clear(cgroup: Cgroup) -> None:
     await cgroup.remove()
 
 
-def _into_cgroup(cgroup: Cgroup, borrowed: ExitStack) -> Iterator[Step]:
+def into_cgroup(cgroup: Cgroup, borrowed: ExitStack) -> Iterator[Step]:
     """The steps that put a process there. Their descriptors live as long as ``borrowed``."""
     born = cgroup.directory_fd()
     if born is not None:

@@ -6,6 +6,7 @@ It is remembered for the versions that it was found with; nobody waits for it at
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -27,6 +28,9 @@ PATIENCE: Final = 10.0
 DEVICE: Final = Path("/dev/kvm")
 #: Printed by the guest itself: the kernel runs user memory, interrupts and timers by then.
 _ALIVE: Final = b"Kernel panic - not syncing: VFS"
+#: Bytes of what a guest says that are read at once, and looked at.
+_PART: Final = 1 << 16
+_LONGEST: Final = 1 << 20
 #: The machine that sandboxes get, with a serial port to read from.
 _MACHINE: Final = "microvm,acpi=on,rtc=off,pic=off,pit=off,isa-serial=on,usb=off"
 _APPEND: Final = "console=ttyS0 panic=-1 reboot=t"
@@ -62,16 +66,17 @@ def remembered(settings: Settings) -> Verdict:
     return Verdict(None, f"{DEVICE} exists, but no guest was booted yet")
 
 
-def find_out(settings: Settings) -> Verdict:
-    """Boot a guest unless that is out of the question, and remember the answer. Blocks for ten seconds at most."""
+async def find_out(settings: Settings) -> Verdict:
+    """Boot a guest unless that is out of the question, and remember the answer. Takes ten seconds at most; when it is
+    cancelled, the guest ends."""
     if (excluded := _excluded()) is not None:
         return excluded
     program, kernel = shutil.which(emulator.NAME), guest_kernel()
     lacking = [what for what, found in ((emulator.NAME, program), ("a guest kernel", kernel)) if found is None]
     if program is None or kernel is None:
         return Verdict(None, f"no guest was booted: {' and '.join(lacking)} is missing; to find out: {_RECIPE}")
-    verdict = boot(program, kernel, "kvm")
-    _remember(settings, verdict)
+    verdict = await boot(program, kernel, "kvm")
+    await asyncio.to_thread(_remember, settings, verdict)
     return verdict
 
 
@@ -84,7 +89,7 @@ def guest_kernel() -> Path | None:
     return kernels[-1] if kernels else None
 
 
-def boot(program: str, kernel: Path, accelerator: str, patience: float = PATIENCE) -> Verdict:
+async def boot(program: str, kernel: Path, accelerator: str, patience: float = PATIENCE) -> Verdict:
     """Boot ``kernel`` without a root file system and wait until it complains about that, ``patience`` seconds at
     most."""
     command = [
@@ -93,16 +98,29 @@ def boot(program: str, kernel: Path, accelerator: str, patience: float = PATIENC
         *("-kernel", str(kernel), "-append", _append(), "-serial", "stdio"),
     ]
     begun = time.monotonic()
-    guest = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        output, _ = guest.communicate(timeout=patience)
-    except subprocess.TimeoutExpired:
-        guest.kill()
-        output, _ = guest.communicate()
+    output = await _output(command, patience)
     took = time.monotonic() - begun
     if _ALIVE in output:
         return Verdict(True, f"a guest booted in {took:.1f} s")
     return Verdict(False, f"{DEVICE} exists, but a stock guest kernel {_failure(output, took, patience)}")
+
+
+async def _output(command: list[str], patience: float) -> bytes:
+    """What a program says until it ends, or is ended."""
+    guest = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said = bytearray()
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while guest.stdout is not None and (part := await guest.stdout.read(_PART)):
+                    said += part[: _LONGEST - len(said)]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            guest.kill()
+        await guest.wait()
+    return bytes(said)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +37,8 @@ class Fit:
     #: The processor that the guest sees, as far as its state depends on it.
     processor: str
     machine: Machine
+    #: Of the devices, see :func:`cube.cubelet.runtime.microvm.command.layout`.
+    layout: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,10 @@ class Manifest:
     boot: str = ""
     #: Identity of the guest, for a resume.
     machine_id: str = ""
-    #: Interpreters that run in the memory, as their module describes them.
-    interpreters: dict[str, Any] | None = field(default=None, repr=False)
+    #: Number of the seat whose address the guest has; ``None`` where it gets another one.
+    seat: int | None = None
+    #: Whether there may be other machines with the same memory: all but the capture of a pause.
+    is_copy: bool = True
 
     @property
     def has_memory(self) -> bool:
@@ -130,7 +134,13 @@ def _differences(there: Fit, here: Fit) -> tuple[tuple[str, object, object], ...
         ("accelerator", there.machine.accelerator, here.machine.accelerator),
         ("processor", there.processor, here.processor),
         ("machine", there.machine, here.machine),
+        ("devices", there.layout, here.layout),
     )
+
+
+def verify_lengths(directory: Path, files: Mapping[str, Mark]) -> None:
+    """Raise ``SnapshotDamaged`` when a file is missing or not as long as it was; a look that costs nothing. Blocks."""
+    verify(directory, {name: Mark(mark.size) for name, mark in files.items()})
 
 
 def verify(directory: Path, files: Mapping[str, Mark]) -> None:

@@ -6,6 +6,7 @@ memory file. The order of the devices is part of every saved state.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -71,6 +72,11 @@ def arguments(machine: Machine, boot: ColdBoot | None) -> list[str]:
         *_devices(machine),
         *_start(boot),
     ]
+
+
+def layout(machine: Machine) -> str:
+    """What names the devices of a machine and their order: a saved state fits into the same ones alone."""
+    return hashlib.sha256("\0".join(arguments(machine, None)).encode()).hexdigest()[:16]
 
 
 def environment() -> tuple[str, ...]:

@@ -68,10 +68,10 @@ class MicroVMGuest(ControlGuest, LastingGuest):
         """Set the clock, after the VM stood still."""
         await self._ask(Kind.CLOCK, clock_body(), Kind.OK, nothing)
 
-    async def freeze(self) -> None:
+    async def freeze(self, *, write_out: bool = False) -> None:
         """Stop everything in the sandbox but the relay, before its memory is captured: nothing runs in a copy until
-        :meth:`identify` is done."""
-        await self._ask(Kind.FREEZE, Writer().u32(1).finish(), Kind.OK, nothing)
+        :meth:`identify` is done. ``write_out`` has its file system on the disk, to be used without memory."""
+        await self._ask(Kind.FREEZE, Writer().u32(2 if write_out else 1).finish(), Kind.OK, nothing)
 
     async def thaw(self) -> None:
         """Let it go on, in the one that was captured."""

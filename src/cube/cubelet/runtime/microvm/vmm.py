@@ -94,6 +94,8 @@ class Vmm:
         self._pidfd = pidfd
         self._monitor = monitor
         self._words = words
+        #: Descriptors that are closed with it.
+        self.owned: list[int] = []
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, self._gone)
 
@@ -162,6 +164,12 @@ class Vmm:
         if self._words is not None:
             os.close(self._words)
             self._words = None
+        while self.owned:
+            os.close(self.owned.pop())
+
+    def owns(self, fd: int) -> None:
+        """Have a descriptor closed when it is let go of."""
+        self.owned.append(fd)
 
     def last_words(self) -> str:
         """The end of what it has written to its standard error."""

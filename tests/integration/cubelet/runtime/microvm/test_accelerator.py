@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
 import pytest
 
+from cube.cubelet.cgroups.events import poll_until
 from cube.cubelet.runtime.microvm import accelerator, emulator
 from cube.cubelet.runtime.microvm.accelerator import Verdict
 from cube.settings import Settings
+from support.launch_ground import exists
 
 #: What the guest's kernel says when it has come so far that it misses its root file system.
 ALIVE = "[ 0.9] Kernel panic - not syncing: VFS: Unable to mount root fs"
@@ -47,34 +50,34 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-def test_a_guest_that_boots_is_seen_and_remembered(machine: Machine) -> None:
+async def test_a_guest_that_boots_is_seen_and_remembered(machine: Machine) -> None:
     assert accelerator.remembered(machine.settings).boots is None
-    found = accelerator.find_out(machine.settings)
+    found = await accelerator.find_out(machine.settings)
     assert found.boots
     assert found.accelerator == "kvm"
     assert accelerator.remembered(machine.settings) == found
     assert machine.boots == 1
 
 
-def test_a_guest_that_hangs_is_given_up(machine: Machine) -> None:
+async def test_a_guest_that_hangs_is_given_up(machine: Machine) -> None:
     """An emulator that prints the loader's last line and then hangs, as stock kernels do on some hosts."""
     machine.version("7.2.0", "echo 'Booting from ROM...'; exec sleep 60")
-    found = accelerator.boot(str(machine.program), machine.kernel, "kvm", patience=0.3)
+    found = await accelerator.boot(str(machine.program), machine.kernel, "kvm", patience=0.3)
     assert (found.boots, found.accelerator) == (False, "tcg")
     assert "Booting from ROM" in found.reason
 
 
-def test_a_bad_answer_is_remembered_too(machine: Machine) -> None:
+async def test_a_bad_answer_is_remembered_too(machine: Machine) -> None:
     machine.version("7.2.0", "echo 'MSR 0x10a'; exit 1")
-    found = accelerator.find_out(machine.settings)
+    found = await accelerator.find_out(machine.settings)
     assert not found.boots
     assert "its last words: MSR 0x10a" in found.reason
     assert accelerator.remembered(machine.settings) == found
 
 
 @pytest.mark.parametrize("change", ["version", "kernel"])
-def test_another_qemu_or_kernel_is_another_question(machine: Machine, change: str) -> None:
-    accelerator.find_out(machine.settings)
+async def test_another_qemu_or_kernel_is_another_question(machine: Machine, change: str) -> None:
+    await accelerator.find_out(machine.settings)
     if change == "version":
         machine.version("7.2.1")
     else:
@@ -82,24 +85,35 @@ def test_another_qemu_or_kernel_is_another_question(machine: Machine, change: st
     assert accelerator.remembered(machine.settings).boots is None
 
 
-def test_without_the_device_nothing_is_started(machine: Machine) -> None:
-    accelerator.find_out(machine.settings)
+async def test_without_the_device_nothing_is_started(machine: Machine) -> None:
+    await accelerator.find_out(machine.settings)
     machine.device.unlink()
-    for verdict in (accelerator.remembered(machine.settings), accelerator.find_out(machine.settings)):
+    for verdict in (accelerator.remembered(machine.settings), await accelerator.find_out(machine.settings)):
         assert verdict == Verdict(False, f"there is no {machine.device}")
     assert machine.boots == 1
 
 
-def test_a_memory_that_makes_no_sense_is_no_answer(machine: Machine) -> None:
-    accelerator.find_out(machine.settings)
+async def test_a_memory_that_makes_no_sense_is_no_answer(machine: Machine) -> None:
+    await accelerator.find_out(machine.settings)
     (machine.settings.state_dir / "vm" / "accelerator.json").write_text("[1]")
     assert accelerator.remembered(machine.settings).boots is None
 
 
 @pytest.mark.root
-def test_the_machine_of_the_probe_boots_where_nothing_is_accelerated() -> None:
+async def test_the_machine_of_the_probe_boots_where_nothing_is_accelerated() -> None:
     """The same command with emulation: a stock kernel of this machine comes as far as it should."""
     program, kernel = shutil.which(emulator.NAME), accelerator.guest_kernel()
     assert program is not None
     assert kernel is not None, "no kernel in /boot: install linux-image-cloud-amd64 or set CUBE_GUEST_KERNEL"
-    assert accelerator.boot(program, kernel, "tcg", patience=60).boots
+    assert (await accelerator.boot(program, kernel, "tcg", patience=60)).boots
+
+
+async def test_a_probe_that_is_cancelled_leaves_no_guest(machine: Machine) -> None:
+    pid = machine.calls.with_name("pid")
+    machine.version("7.2.0", f"echo $$ > {pid}; exec sleep 60")
+    probing = asyncio.create_task(accelerator.find_out(machine.settings))
+    assert await poll_until(lambda: pid.exists() and pid.read_text().endswith("\n"), 20)
+    probing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probing
+    assert not exists(int(pid.read_text()))

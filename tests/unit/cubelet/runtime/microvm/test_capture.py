@@ -27,7 +27,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / DEVICES).write_bytes(os.urandom(3000))
     (tmp_path / DISK).write_bytes(bytes(4096))
     files = capture.marks(tmp_path, memory=True)
-    capture.write(tmp_path, Manifest("tpl-1", files, FIT, "boot", "0" * 32, {"contexts": [1]}))
+    capture.write(tmp_path, Manifest("tpl-1", files, FIT, "boot", "0" * 32))
     return tmp_path
 
 
@@ -40,7 +40,6 @@ def manifest(place: Path) -> Manifest:
 def test_it_is_read_as_it_was_written(place: Path) -> None:
     found = manifest(place)
     assert (found.template_id, found.fit, found.boot, found.machine_id) == ("tpl-1", FIT, "boot", "0" * 32)
-    assert found.interpreters == {"contexts": [1]}
     assert set(found.files) == {MEMORY, DEVICES, DISK}
     assert found.has_memory
     capture.verify(place, found.files)
