@@ -133,7 +133,7 @@ class MicroVMRuntime:
 
     async def create(self, spec: SandboxSpec) -> MicroVMInstance:
         """Start a sandbox from its template or a snapshot; returns when its inside answers."""
-        if spec.host_mounts:
+        if spec.host_mounts or spec.volume_mounts:
             raise Unsupported("a microVM cannot share directories of the host: use a node with the container runtime")
         if spec.snapshot_id is not None:
             source = await self._snapshots.source(spec, spec.snapshot_id)
