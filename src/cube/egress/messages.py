@@ -5,9 +5,16 @@ from __future__ import annotations
 import hashlib
 
 # The messages inside ``typed_config`` are found by name in protobuf's pool, which knows what has been imported.
+import envoy.config.route.v3.route_components_pb2
+import envoy.extensions.access_loggers.file.v3.file_pb2
+import envoy.extensions.filters.http.credential_injector.v3.credential_injector_pb2
+import envoy.extensions.filters.listener.http_inspector.v3.http_inspector_pb2
+import envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2
+import envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2
+import envoy.extensions.http.injected_credentials.generic.v3.generic_pb2
+import envoy.extensions.transport_sockets.tls.v3.tls_pb2  # noqa: F401
 import xds.type.v3.typed_struct_pb2  # noqa: F401
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
-from envoy.extensions.transport_sockets.tls.v3 import tls_pb2  # noqa: F401
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
 from cube.egress import compile as compiled
