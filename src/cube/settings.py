@@ -170,6 +170,14 @@ class Settings(BaseSettings):
         default=64101,
         description="Host user id that the outbound proxy runs as; never the inbound proxy's.",
     )
+    egress_trust: Path = Field(
+        default=Path("/etc/ssl/certs/ca-certificates.crt"),
+        description="PEM file with the authorities that the outbound proxy checks servers' certificates against.",
+    )
+    egress_private: str = Field(
+        default="",
+        description="Private networks, separated by commas, that egress rules may lead to; empty allows none.",
+    )
     vm_kernel: str = Field(
         default="",
         description="Kernel that microVMs boot, a vmlinux or bzImage; empty takes Debian's cloud kernel.",
@@ -195,6 +203,13 @@ class Settings(BaseSettings):
     def _addresses(cls, value: str) -> str:
         for address in filter(None, value.split(",")):
             ipaddress.IPv4Address(address.strip())
+        return value
+
+    @field_validator("egress_private")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for network in filter(None, value.split(",")):
+            ipaddress.ip_network(network.strip())
         return value
 
     @field_validator("sandbox_connections")
@@ -300,6 +315,16 @@ class Settings(BaseSettings):
     def database(self) -> Path:
         """The embedded SQLite database."""
         return self.state_dir / "cube.db"
+
+    @property
+    def ca_dir(self) -> Path:
+        """The authority that signs for servers in sandboxes with egress rules: its certificate and its key."""
+        return self.state_dir / "ca"
+
+    @property
+    def egress_log(self) -> Path:
+        """The audit log of the outbound proxy; what was put aside of it lies beside it."""
+        return self.state_dir / "log" / "egress" / "access.jsonl"
 
     @property
     def api_socket(self) -> Path:

@@ -39,6 +39,7 @@ class Service:
     #: 0 to 15, another one for every service of a run: each has names and a part of the network of its own.
     part: int
     port: int = field(default_factory=free_port)
+    egress_port: int = field(default_factory=free_port)
     more: Mapping[str, str] = field(default_factory=dict)
     #: Below a directory that the proxy's user may enter, which pytest's are not.
     run_dir: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cube-e2e-")) / "run")
@@ -70,6 +71,7 @@ class Service:
             "CUBE_STATE_DIR": str(self.directory / "state"),
             "CUBE_RUN_DIR": str(self.run_dir),
             "CUBE_PORT": str(self.port),
+            "CUBE_EGRESS_PORT": str(self.egress_port),
             "CUBE_NETWORK_CIDR": self.network,
             "CUBE_VOLUME_GB": "8",
             "CUBE_SEAT_POOL": "4",
@@ -125,6 +127,10 @@ class Service:
         """GET from the public port, with headers by name (underscores for dashes)."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return httpx.get(self.url + path, headers=named, timeout=30, trust_env=False)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        """POST JSON to the public port."""
+        return httpx.post(self.url + path, json=body, timeout=60, trust_env=False)
 
 
 def _readable(handle: int) -> bool:

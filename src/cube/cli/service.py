@@ -28,6 +28,8 @@ from cube.cubelet.runtime.choice import all_runtimes, choose, find_out
 from cube.cubelet.stock import Bounds
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.volumes.store import VolumeStore
+from cube.egress.opening import open_gateway
+from cube.egress.remains import remove_remains
 from cube.envd.app import create_envd_app
 from cube.envd.interpreter import create_interpreter_app, prewarm
 from cube.envd.sandboxes import EnvdSandbox
@@ -72,7 +74,8 @@ async def running(settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         images = ImageStore(settings)
         await asyncio.to_thread(images.load)
-        network = NetworkAgent(settings)
+        gateway = await asyncio.to_thread(open_gateway, settings)
+        network = NetworkAgent(settings, gateway)
         stack.push_async_callback(network.close)
         await network.start()
         runtime = await choose(settings, images, network)
@@ -85,6 +88,9 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         templates = _Templates(settings, images)
         node = Cubelet(runtime, templates, volumes=volumes, prepare=prewarm, stock=stock, network=network)
         cubelet = await stack.enter_async_context(node)
+        # It knows the rules of all sandboxes that there are by now. Until it serves they are closed.
+        stack.push_async_callback(gateway.close)
+        await gateway.start()
         service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         await _open_doors(stack, settings, service, cubelet)
         yield
@@ -290,6 +296,7 @@ async def tear_down(settings: Settings) -> int:
     runtimes = all_runtimes(settings, ImageStore(settings))
     found = set().union(*[await runtime.leftovers() for runtime in runtimes])
     await CubeProxy(settings, _Nobody()).remove()
+    await remove_remains(settings)
     for runtime in runtimes:
         await runtime.remove()
     _remove_run_dir(settings.run_dir)
@@ -298,7 +305,7 @@ async def tear_down(settings: Settings) -> int:
 
 def _remove_run_dir(directory: Path) -> None:
     """Only what is ours: the setting may name a directory that others use too."""
-    for name in ("sandboxes", "stage", "images", "proxy", "vm"):
+    for name in ("sandboxes", "stage", "images", "proxy", "egress", "vm"):
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in ("cube-init", "cube.pid"):
         (directory / name).unlink(missing_ok=True)

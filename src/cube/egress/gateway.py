@@ -10,16 +10,22 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
+
 from cube.egress import compile as compiled
+from cube.egress.audit.log import AuditLog
+from cube.egress.audit.writer import AuditWriter
 from cube.egress.ca import Authority
 from cube.egress.compile import Policy
 from cube.egress.envoy.clusters import World, world_clusters
 from cube.egress.envoy.listener import egress_listener
+from cube.egress.known import KnownSecrets
 from cube.egress.leaves import Leaves
 from cube.egress.names import Names
+from cube.egress.remains import remove_directory, spool_in
 from cube.model.egress import EgressRule, EgressStatus
 from cube.model.errors import InvalidInput
-from cube.proxy import sockets
+from cube.proxy import admin, sockets
 from cube.proxy.bootstrap import bootstrap
 from cube.proxy.controlled import Receipt, background, controlled
 from cube.proxy.delta import Catalogue, Resource
@@ -62,7 +68,11 @@ class CubeEgress:
         self._catalogue: Catalogue | None = None
         self._xds: XdsServer | None = None
         self._receipts: set[asyncio.Event] = set()
-        self._envoy = EnvoyProcess(self._envoy_options(concurrency), binary)
+        self._secrets = KnownSecrets()
+        self._log = AuditLog(settings.egress_log)
+        self._spool = spool_in(self._home)
+        self._writer = AuditWriter(self._spool, self._log, self._secrets.of, self._reopen_spool)
+        self._envoy = EnvoyProcess(envoy_options(settings, world, concurrency), binary)
         self._undo = AsyncExitStack()
 
     @property
@@ -78,6 +88,7 @@ class CubeEgress:
         if former is not None:
             self._names.remove(former.rules)
         self._policies[policy.address] = policy
+        self._secrets.add(policy)
         if self._catalogue is not None:
             resources = self._publish(policy, former)
             await self._in_force(resources)
@@ -95,9 +106,13 @@ class CubeEgress:
         return EgressStatus(self._xds is not None and not pending, len(self._policies), pending)
 
     async def start(self) -> None:
-        """Serve. Raises ``HostError`` with the reason, for example that the port is taken."""
+        """Serve. Raises ``HostError`` with the reason: the port is taken, or the audit log cannot be written."""
+        await asyncio.to_thread(self._log.prepare)
         sockets.prepare_directory(self._home, self._settings.egress_uid)
-        self._undo.callback(sockets.remove_directory, self._home)
+        sockets.make_owned(self._spool.directory, self._settings.egress_uid)
+        self._undo.callback(remove_directory, self._home)
+        # The last lines are written when Envoy ends.
+        self._undo.push_async_callback(self._writer.catch_up)
         try:
             await self._start()
         except BaseException:
@@ -118,21 +133,23 @@ class CubeEgress:
         self._xds = await self._undo.enter_async_context(
             controlled(self._envoy, discovery, catalogue, task, on_receipt=self._received)
         )
-        await self._undo.enter_async_context(background(self._tidy))
+        await self._undo.enter_async_context(background(self._tidy, self._writer.run))
+
+    async def _reopen_spool(self) -> None:
+        try:
+            await admin.ask(self._home / "admin" / "admin.sock", "/reopen_logs", "POST")
+        except (TimeoutError, h11.ProtocolError) as error:
+            raise OSError(f"Envoy does not open its log again: {error}") from error
 
     def _make_catalogue(self) -> Catalogue:
         """Imports protobuf and its messages, which takes 0.1 s: for a thread."""
         from cube.egress import messages
         from cube.proxy import resources
 
-        listener = egress_listener(self._settings.egress_port, self._world, self._spool)
+        listener = egress_listener(self._settings.egress_port, self._world, self._spool.path)
         catalogue = Catalogue([resources.listener(listener)])
         catalogue.make_on_demand(messages.SECRET, self._mint)
         return catalogue
-
-    @property
-    def _spool(self) -> Path:
-        return self._home / "admin" / "spool.jsonl"
 
     def _mint(self, name: str) -> Resource | None:
         from cube.egress import messages
@@ -220,23 +237,22 @@ class CubeEgress:
         resource = self._catalogue.of(messages.SCOPE).get(address)
         return resource is not None and self._xds.in_force(resource)
 
-    def _envoy_options(self, concurrency: int) -> EnvoyOptions:
-        admin_socket = self._home / "admin" / "admin.sock"
-        return EnvoyOptions(
-            directory=self._home,
-            uid=self._settings.egress_uid,
-            bootstrap=bootstrap(
-                f"{self._settings.instance}-egress",
-                admin_socket,
-                self._home / "xds.sock",
-                clusters=world_clusters(self._world),
-            ),
-            concurrency=concurrency,
-            # To be handed connections whose destination is somewhere else.
-            capabilities=("net_raw",),
-            # `misc` repeats for every refused range that its message is not settled yet.
-            arguments=("--file-flush-interval-msec", str(_FLUSH_MILLISECONDS), "--component-log-level", "misc:error"),
-        )
+
+def envoy_options(settings: Settings, world: World, concurrency: int = 2) -> EnvoyOptions:
+    """How the outbound Envoy of an instance is run."""
+    home = settings.run_dir / "egress"
+    admin_socket = home / "admin" / "admin.sock"
+    node = f"{settings.instance}-egress"
+    return EnvoyOptions(
+        directory=home,
+        uid=settings.egress_uid,
+        bootstrap=bootstrap(node, admin_socket, home / "xds.sock", clusters=world_clusters(world)),
+        concurrency=concurrency,
+        # To be handed connections whose destination is somewhere else.
+        capabilities=("net_raw",),
+        # `misc` repeats for every refused range that its message is not settled yet.
+        arguments=("--file-flush-interval-msec", str(_FLUSH_MILLISECONDS), "--component-log-level", "misc:error"),
+    )
 
 
 def _canonical(address: str) -> str:

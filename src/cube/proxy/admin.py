@@ -11,8 +11,8 @@ _ANSWER_SECONDS = 2.0
 _READ_BYTES = 64 * 1024
 
 
-async def get(socket: Path, path: str) -> tuple[int, bytes]:
-    """Status and body of ``GET path``.
+async def ask(socket: Path, path: str, method: str = "GET") -> tuple[int, bytes]:
+    """Status and body of a request; what changes something asks for ``POST``.
 
     Raises ``OSError`` or ``TimeoutError`` when nobody answers, ``h11.ProtocolError`` when it is no HTTP.
     """
@@ -20,7 +20,7 @@ async def get(socket: Path, path: str) -> tuple[int, bytes]:
         reader, writer = await asyncio.open_unix_connection(socket)
         try:
             connection = h11.Connection(h11.CLIENT)
-            request = h11.Request(method="GET", target=path, headers=[("host", "admin"), ("connection", "close")])
+            request = h11.Request(method=method, target=path, headers=[("host", "admin"), ("connection", "close")])
             writer.write(connection.send(request) or b"")
             return await _answer(reader, connection)
         finally:
@@ -44,7 +44,7 @@ async def _answer(reader: asyncio.StreamReader, connection: h11.Connection) -> t
 async def is_live(socket: Path) -> bool:
     """Whether Envoy has its configuration and its workers accept connections."""
     try:
-        status, _ = await get(socket, "/ready")
+        status, _ = await ask(socket, "/ready")
     except (OSError, TimeoutError, h11.ProtocolError):
         return False
     return status == 200

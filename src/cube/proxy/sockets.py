@@ -29,7 +29,7 @@ def prepare_directory(directory: Path, uid: int) -> None:
     directory.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     directory.parent.chmod(directory.parent.stat().st_mode | 0o011)
     _make(directory, 0o750, 0, uid)
-    _make(directory / "admin", 0o700, uid, uid)
+    make_owned(directory / "admin", uid)
     blocked = closed_parent(directory, uid)
     if blocked is not None:
         raise HostError(f"user id {uid} cannot enter {blocked}: run `chmod o+x {blocked}` or choose another run_dir")
@@ -38,6 +38,11 @@ def prepare_directory(directory: Path, uid: int) -> None:
 def make_readable(directory: Path, uid: int) -> None:
     """Make a directory in the shared one that root writes and the proxy reads, or correct its modes."""
     _make(directory, 0o2750, 0, uid)
+
+
+def make_owned(directory: Path, uid: int) -> None:
+    """Make a directory for a proxy alone, or correct its modes."""
+    _make(directory, 0o700, uid, uid)
 
 
 def _make(directory: Path, mode: int, uid: int, gid: int) -> None:

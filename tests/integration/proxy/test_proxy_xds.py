@@ -42,7 +42,7 @@ class Client:
 
     async def clusters(self) -> set[str]:
         """Names of the clusters that Envoy got from the server."""
-        _, body = await admin.get(self.options.admin_socket, "/config_dump?resource=dynamic_active_clusters")
+        _, body = await admin.ask(self.options.admin_socket, "/config_dump?resource=dynamic_active_clusters")
         return {config["cluster"]["name"] for config in json.loads(body)["configs"]}
 
 

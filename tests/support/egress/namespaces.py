@@ -43,6 +43,16 @@ def _in_thread(function: Callable[[], T]) -> T:
     return result[0]
 
 
+def in_namespace(fd: int, function: Callable[[], T]) -> T:
+    """Call it in the namespace of a descriptor; sockets that it makes stay there for ever."""
+
+    def inside() -> T:
+        _enter(fd)
+        return function()
+
+    return _in_thread(inside)
+
+
 class Namespace:
     """A network namespace that lives until it is closed."""
 
@@ -61,11 +71,7 @@ class Namespace:
     def call(self, function: Callable[[], T]) -> T:
         """Call it inside; sockets that it makes stay there for ever."""
 
-        def inside() -> T:
-            _enter(self.fd)
-            return function()
-
-        return _in_thread(inside)
+        return in_namespace(self.fd, function)
 
     def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a program inside."""

@@ -18,6 +18,7 @@ from cube.egress.ca import Authority, open_authority
 from cube.egress.envoy.clusters import World
 from cube.egress.gateway import CubeEgress
 from cube.model.egress_wire import parse_rules
+from cube.proxy import admin
 from cube.settings import Settings
 from support.egress.client import Client
 from support.egress.namespaces import Namespace, connect
@@ -96,6 +97,10 @@ class EgressWorld:
     boxes: list[Box] = field(default_factory=list)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
+    async def ask_envoy(self, path: str) -> tuple[int, bytes]:
+        """A question to Envoy's admin interface."""
+        return await admin.ask(self.settings.run_dir / "egress" / "admin" / "admin.sock", path)
+
     def box(self) -> Box:
         """Another sandbox, without rules."""
         number = len(self.boxes)
@@ -118,7 +123,7 @@ async def egress_world(
 ) -> AsyncIterator[EgressWorld]:
     """A world whose node is the calling thread's namespace until it ends."""
     async with AsyncExitStack() as stack:
-        directory = Path(tempfile.mkdtemp(prefix="cube-egress-"))
+        directory = Path(tempfile.mkdtemp(prefix="egress-world-"))
         stack.callback(shutil.rmtree, directory)
         os.chmod(directory, 0o755)
         node, far = Namespace(), Namespace()
@@ -129,7 +134,7 @@ async def egress_world(
         internet = Internet(open_authority(directory / "world-ca"))
         await stack.enter_async_context(internet.serving(_listener(far), tls=tls, plain=plain))
         names = dict(NAMES)
-        await stack.enter_async_context(_dns(far, names))
+        await stack.enter_async_context(name_server(far.call, names))
         settings = Settings(instance="eg", run_dir=directory / "run", state_dir=directory / "state", egress_port=15001)
         authority = open_authority(directory / "ca")
         world = World(trust=directory / "world-ca" / "cube-root-ca.crt", resolvers=(DNS,))
@@ -158,14 +163,16 @@ def _listener(far: Namespace) -> Callable[[int], socket.socket]:
 
 
 @asynccontextmanager
-async def _dns(far: Namespace, names: dict[str, str]) -> AsyncIterator[None]:
+async def name_server(
+    call: Callable[[Callable[[], socket.socket]], socket.socket], names: dict[str, str]
+) -> AsyncIterator[None]:
     def bind() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.bind((DNS, 53))
         return made
 
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: _NameServer(names), sock=far.call(bind)
+        lambda: _NameServer(names), sock=call(bind)
     )
     try:
         yield

@@ -116,7 +116,7 @@ async def test_a_program_that_is_missing_is_named_and_leaves_nothing(
         await launcher.execute(complete)
     assert launcher.pid is not None
     assert await childless(launcher.pid)
-    assert not open_fds().items() - before.items()
+    assert open_fds() == before
 
 
 async def test_it_is_the_last_step_only(launcher: Launcher, place: Ground, errors: Pipe) -> None:

@@ -246,7 +246,7 @@ class TestFailure:
             await launcher.launch(place.plan(replace=instead_of(kind, step)))
         assert await childless(launcher_pid(launcher))
         assert place.processes() == []
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
     async def test_a_host_path_after_the_change_of_root_is_refused(self, launcher: Launcher, place: Ground) -> None:
         plan = place.plan(replace=instead_of(steps.Pivot, steps.Pivot(), steps.Bind("/usr", "/x")))
@@ -300,7 +300,7 @@ class TestIdMaps:
         with pytest.raises(HostError, match=reason):
             await launcher.id_map(ID_BASE, extents)
         assert await childless(launcher_pid(launcher))
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
 
 class TestTargets:
@@ -351,7 +351,7 @@ class TestCancellation:
             assert isinstance(result, asyncio.CancelledError)
         assert await childless(launcher_pid(launcher))
         assert place.processes() == []
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
     async def test_a_launch_that_hangs_can_be_cancelled(self, launcher: Launcher, place: Ground) -> None:
         before = open_fds()
@@ -364,7 +364,7 @@ class TestCancellation:
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert place.processes() == []
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
     async def test_a_launch_that_hangs_fails_in_time(
         self, launcher: Launcher, place: Ground, monkeypatch: pytest.MonkeyPatch
@@ -381,7 +381,7 @@ class TestCancellation:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
 
 class FullPipe:
@@ -459,7 +459,7 @@ class TestLauncherProcess:
             assert not exists(pid)
             assert (await ask(sandbox.control, Kind.PING)).kind == Kind.OK
             await end(sandbox)
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
         with pytest.raises(HostError, match="not running"):
             await launcher.userns(ID_BASE, ID_COUNT)
 
@@ -526,4 +526,4 @@ async def test_many_at_once_are_all_started(launcher: Launcher, tmp_path: Path) 
 
     assert await asyncio.gather(*(one(number) for number in range(50))) == [1] * 50
     assert await childless(launcher_pid(launcher))
-    assert not open_fds().items() - before.items()
+    assert open_fds() == before

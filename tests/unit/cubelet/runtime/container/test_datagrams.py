@@ -71,7 +71,7 @@ def test_bodies_up_to_the_limit_arrive_whole(pair: Pair, size: int) -> None:
     assert message.kind == Kind.LIST
     assert message.body == body
     assert message.fds == []
-    assert not open_fds().items() - before.items()
+    assert open_fds() == before
 
 
 def test_a_long_message_keeps_its_other_descriptors(pair: Pair) -> None:
@@ -114,7 +114,7 @@ def test_the_wrong_number_of_descriptors_closes_them(pair: Pair) -> None:
     assert message is not None
     with pytest.raises(WireError, match="2 descriptors instead of 1"):
         message.take_fds(1)
-    assert not open_fds().items() - before.items()
+    assert open_fds() == before
 
 
 def big(size: int) -> bytes:
@@ -150,7 +150,7 @@ def test_a_long_body_must_be_a_sealed_memory_file(pair: Pair, make: Callable[[],
     for _ in range(2):
         with pytest.raises(WireError):
             datagrams.receive(theirs)
-    assert not open_fds().items() - before.items()
+    assert open_fds() == before
 
 
 @pytest.mark.parametrize("size", [0, 2, 4, BODY_MAX + 1, 2**64 - 1])
@@ -162,7 +162,7 @@ def test_a_long_body_must_have_the_announced_length(pair: Pair, size: int) -> No
     before = open_fds()
     with pytest.raises(WireError):
         datagrams.receive(theirs)
-    assert not open_fds().items() - before.items()
+    assert open_fds() == before
 
 
 @pytest.mark.parametrize("data", [b"x", bytes(7), big(3), big(3)[:-1], big(3) + b"x", bytes(datagrams.INLINE_MAX + 1)])
@@ -179,7 +179,7 @@ def test_more_descriptors_than_allowed_are_refused(pair: Pair) -> None:
     send_raw(ours, struct.pack("<II", Kind.READY, 0), [0] * (datagrams.MAX_FDS + 2))
     with pytest.raises(WireError):
         datagrams.receive(theirs)
-    assert not open_fds().items() - before.items()
+    assert open_fds() == before
 
 
 def test_a_memory_file_cannot_be_changed() -> None:

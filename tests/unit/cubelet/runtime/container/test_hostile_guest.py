@@ -36,7 +36,7 @@ async def liar() -> AsyncIterator[Liar]:
     made.close()
     made.ours.close()
     await asyncio.sleep(0)
-    assert not open_fds().items() - before.items()
+    assert open_fds() == before
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ class TestLies:
         task, request = await asked(liar, guest.ping())
         liar.answer(Kind.OK, request.id)
         await task
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
     async def test_descriptors_that_nobody_asked_for(self, liar: Liar, guest: ContainerGuest) -> None:
         before = open_fds()
@@ -224,7 +224,7 @@ class TestLies:
         with pipes(20) as fds:
             liar.answer(Kind.ENTRY, request.id, entry().finish(), fds)
         await task
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
     async def test_more_descriptors_than_a_message_may_have(self, liar: Liar, guest: ContainerGuest) -> None:
         task, request = await asked(liar, guest.ping())
@@ -376,7 +376,7 @@ class TestSpawn:
         task, ping = await asked(liar, guest.ping())
         liar.answer(Kind.OK, ping.id)
         await task
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
         assert guest._connection._receivers == {}
 
     async def test_cancelled_when_it_has_just_started(self, liar: Liar, guest: ContainerGuest) -> None:
@@ -390,7 +390,7 @@ class TestSpawn:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (await liar.request()).kind == Kind.SIGNAL
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
     async def test_a_cancelled_start_that_fails(self, liar: Liar, guest: ContainerGuest) -> None:
         task, request = await asked(liar, guest.spawn(TRUE))
@@ -486,7 +486,7 @@ class TestFiles:
         task, ping = await asked(liar, guest.ping())
         liar.answer(Kind.OK, ping.id)
         await task
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
     async def test_cancelled_when_the_answer_has_just_come(self, liar: Liar, guest: ContainerGuest) -> None:
         before = open_fds()
@@ -499,7 +499,7 @@ class TestFiles:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not open_fds().items() - before.items()
+        assert open_fds() == before
 
     async def test_names_that_are_not_utf_8_can_be_shown(self, liar: Liar, guest: ContainerGuest) -> None:
         task, request = await asked(liar, guest.list_dir("/", "root", 1))

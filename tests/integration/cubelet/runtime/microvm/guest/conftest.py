@@ -31,7 +31,7 @@ async def ground(cube_init: Path, tmp_path: Path) -> AsyncIterator[RelayGround]:
     before = open_fds()
     async with relay_ground(cube_init, tmp_path) as made:
         yield made
-    assert not open_fds().keys() - before.keys()
+    assert open_fds().keys() == before.keys()
 
 
 @pytest.fixture

@@ -1,0 +1,191 @@
+"""Egress rules from the client to the wire: a service, its sandboxes, and an internet of the test's own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2b import CommandExitException, Sandbox
+
+from cube.egress.audit.log import read
+from support.egress.internet import SETTINGS, sites, trust
+from support.egress.sites import Internet
+from support.machine import machine
+from support.service import Service
+
+pytestmark = pytest.mark.root
+
+#: See :class:`support.service.Service`.
+_PART = 8
+SECRET = "S3CR3T-of-the-test"
+CA = "/tmp/ca.crt"
+#: Everybody's own name server; names that the test's internet has.
+PYTHON = """
+import json, ssl, sys, urllib.request
+context = ssl.create_default_context(cafile='/tmp/ca.crt')
+request = urllib.request.Request(sys.argv[1], headers={'Authorization': 'forged', 'X-Api-Key': 'mine'})
+try:
+    with urllib.request.urlopen(request, timeout=15, context=context) as answer: print(answer.read().decode())
+except urllib.error.HTTPError as error: print(error.code, error.read().decode())
+except (OSError, urllib.error.URLError) as error: print('failed', error)
+"""
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="egress-e2e-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def internet(directory: Path) -> Iterator[Internet]:
+    with machine() as beyond, sites(beyond, directory) as internet:
+        yield internet
+
+
+@pytest.fixture(scope="module")
+def service(internet: Internet, directory: Path, templates: Path) -> Iterator[Service]:
+    more = {**SETTINGS, "CUBE_EGRESS_TRUST": trust(directory), "CUBE_LOG_LEVEL": "debug"}
+    service = Service(directory / "service", templates, _PART, more=more)
+    service.up()
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_seen(internet: Internet) -> None:
+    internet.clear()
+
+
+def rule(name: str, host: str, *, allow: bool = True, audit: str = "metadata", inject: bool = False) -> dict[str, Any]:
+    action: dict[str, Any] = {"allow": allow, "audit": audit}
+    if inject:
+        action["inject"] = [{"header": "Authorization", "secret": SECRET, "format": "Bearer ${SECRET}"}]
+    return {"name": name, "match": {"host": host}, "action": action}
+
+
+def created(service: Service, *rules: dict[str, Any], network: dict[str, Any] | None = None) -> Sandbox:
+    wanted: dict[str, Any] = {"denyOut": ["0.0.0.0/0"], "rules": list(rules)} if network is None else network
+    body = {"templateID": "base", "network": wanted, "timeout": 300}
+    answer = service.post("/sandboxes", body)
+    assert answer.status_code == 201, answer.text
+    sandbox = Sandbox.connect(answer.json()["sandboxID"], **service.client)
+    authority = Path(service.environment["CUBE_STATE_DIR"]) / "ca" / "cube-root-ca.crt"
+    sandbox.files.write(CA, authority.read_text())
+    return sandbox
+
+
+def fetch(sandbox: Sandbox, url: str) -> str:
+    return run(sandbox, f'python3 -c "$SCRIPT" {url}', envs={"SCRIPT": PYTHON}).strip()
+
+
+def seen_at(sandbox: Sandbox, url: str) -> Any:
+    """The request as the server saw it."""
+    answer = fetch(sandbox, url)
+    assert answer.startswith("{"), answer
+    return json.loads(answer)
+
+
+def run(sandbox: Sandbox, command: str, **options: Any) -> str:
+    try:
+        return sandbox.commands.run(command, timeout=40, **options).stdout
+    except CommandExitException as error:
+        return f"exit {error.exit_code}: {error.stdout}{error.stderr}"
+
+
+def test_e1_and_e5_what_is_allowed_arrives_with_the_credential(service: Service, internet: Internet) -> None:
+    with created(service, rule("api", "api.a.test", inject=True), rule("no", "other.test", allow=False)) as sandbox:
+        allowed = seen_at(sandbox, "https://api.a.test/allowed")
+        denied = fetch(sandbox, "https://other.test/denied")
+
+        assert dict(allowed["headers"])["authorization"] == f"Bearer {SECRET}"
+        assert denied.startswith("403 ")
+        assert "denied_by_rule" in denied
+        assert internet.targets() == ["/allowed"]
+        environment = run(sandbox, f"env; grep -rs {SECRET} /home /tmp /etc /run /proc/*/environ 2>/dev/null | head -1")
+        assert SECRET not in environment
+
+
+def test_e4_without_rules_the_genuine_certificate_is_seen(service: Service, internet: Internet) -> None:
+    with created(service, network={}) as sandbox:
+        sandbox.files.write("/tmp/world.crt", internet.authority.certificate_pem.decode())
+        sandbox.files.write(CA, internet.authority.certificate_pem.decode())
+
+        assert seen_at(sandbox, "https://api.a.test/genuine")["target"] == "/genuine"
+
+
+def test_e4_only_what_rules_name_is_looked_into(service: Service, internet: Internet) -> None:
+    network = {"rules": [rule("api", "api.a.test")]}
+    with created(service, network=network) as sandbox:
+        intercepted = seen_at(sandbox, "https://api.a.test/")
+        sandbox.files.write(CA, internet.authority.certificate_pem.decode())
+        direct = seen_at(sandbox, "https://other.test/")
+
+        assert intercepted["sni"] == "api.a.test"
+        assert direct["sni"] == "other.test"
+
+
+def test_e2b_transforms_inject_for_their_host(service: Service, internet: Internet) -> None:
+    network = {"rules": {"api.a.test": [{"transform": {"headers": {"X-Key": SECRET}}}]}}
+    with created(service, network=network) as sandbox:
+        seen = dict(seen_at(sandbox, "https://api.a.test/")["headers"])
+
+        assert seen["x-key"] == SECRET
+        assert seen["authorization"] == "forged"
+
+
+def test_e10_requests_are_in_the_audit_log_under_the_sandbox(service: Service) -> None:
+    with created(service, rule("api", "api.a.test", audit="full", inject=True)) as sandbox:
+        fetch(sandbox, "https://api.a.test/audited?token=hunter2")
+        found = audited(service, sandbox.sandbox_id, 1)
+
+        assert found[0]["http"]["path"] == "/audited?token=***REDACTED***"
+        assert found[0]["credentials"]["injected"] == ["Authorization"]
+        assert SECRET not in json.dumps(found)
+
+
+def audited(service: Service, sandbox_id: str, count: int) -> list[dict[str, Any]]:
+    path = Path(service.environment["CUBE_STATE_DIR"]) / "log" / "egress" / "access.jsonl"
+    deadline = time.monotonic() + 20
+    while True:
+        found = [one for one in read(path) if one["sandbox"]["policy_id"] == sandbox_id]
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
+def test_e15_policies_outlive_both_sides(service: Service, internet: Internet) -> None:
+    """A crash of the service and a restart: rules are in force again, and closed in between."""
+    with created(service, rule("api", "api.a.test", inject=True)) as sandbox:
+        assert seen_at(sandbox, "https://api.a.test/before")["target"] == "/before"
+        service.kill()
+        service.up()
+        again = seen_at(sandbox, "https://api.a.test/after")
+
+        assert dict(again["headers"])["authorization"] == f"Bearer {SECRET}"
+
+
+def test_e7_secrets_are_in_no_file_of_the_service_and_no_answer(service: Service) -> None:
+    with created(service, rule("api", "api.a.test", inject=True)) as sandbox:
+        fetch(sandbox, "https://api.a.test/e7")
+        shown = service.get(f"/sandboxes/{sandbox.sandbox_id}").text + service.get("/v2/sandboxes").text
+        places = [service.directory, service.run_dir]
+        held = [path for place in places for path in files_below(place) if SECRET.encode() in path.read_bytes()]
+
+        assert SECRET not in shown
+        assert "***REDACTED***" in shown
+        assert held == []
+
+
+def files_below(place: Path) -> list[Path]:
+    small = 64 * 1024 * 1024
+    inner = ("templates", "volume", "stage", "images")
+    found = (path for path in place.rglob("*") if not set(inner) & set(path.relative_to(place).parts))
+    return [path for path in found if path.is_file() and not path.is_symlink() and path.stat().st_size < small]
