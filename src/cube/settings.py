@@ -160,6 +160,11 @@ class Settings(BaseSettings):
         default=64100,
         description="Host user id that the inbound proxy runs as; only it may open connections to sandboxes.",
     )
+    node_token: str = Field(
+        default="",
+        repr=False,
+        description="Bearer token of nodes, for what is theirs alone, as the key of the egress CA; empty admits none.",
+    )
     egress_port: int = Field(
         default=15001,
         ge=1,

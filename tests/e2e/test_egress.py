@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from e2b import CommandExitException, Sandbox
 
 from cube.egress.audit.log import read
 from support.egress.internet import SETTINGS, sites, trust
 from support.egress.sites import Internet
+from support.images import CACHE
 from support.machine import machine
 from support.service import Service
 
@@ -23,11 +27,10 @@ pytestmark = pytest.mark.root
 #: See :class:`support.service.Service`.
 _PART = 8
 SECRET = "S3CR3T-of-the-test"
-CA = "/tmp/ca.crt"
 #: Everybody's own name server; names that the test's internet has.
 PYTHON = """
 import json, ssl, sys, urllib.request
-context = ssl.create_default_context(cafile='/tmp/ca.crt')
+context = ssl.create_default_context()
 request = urllib.request.Request(sys.argv[1], headers={'Authorization': 'forged', 'X-Api-Key': 'mine'})
 try:
     with urllib.request.urlopen(request, timeout=15, context=context) as answer: print(answer.read().decode())
@@ -52,6 +55,8 @@ def internet(directory: Path) -> Iterator[Internet]:
 def service(internet: Internet, directory: Path, templates: Path) -> Iterator[Service]:
     more = {**SETTINGS, "CUBE_EGRESS_TRUST": trust(directory), "CUBE_LOG_LEVEL": "debug"}
     service = Service(directory / "service", templates, _PART, more=more)
+    # The authority that the templates were built with.
+    shutil.copytree(CACHE / "ca", directory / "service" / "state" / "ca")
     service.up()
     try:
         yield service
@@ -76,10 +81,7 @@ def created(service: Service, *rules: dict[str, Any], network: dict[str, Any] | 
     body = {"templateID": "base", "network": wanted, "timeout": 300}
     answer = service.post("/sandboxes", body)
     assert answer.status_code == 201, answer.text
-    sandbox = Sandbox.connect(answer.json()["sandboxID"], **service.client)
-    authority = Path(service.environment["CUBE_STATE_DIR"]) / "ca" / "cube-root-ca.crt"
-    sandbox.files.write(CA, authority.read_text())
-    return sandbox
+    return Sandbox.connect(answer.json()["sandboxID"], **service.client)
 
 
 def fetch(sandbox: Sandbox, url: str) -> str:
@@ -115,21 +117,51 @@ def test_e1_and_e5_what_is_allowed_arrives_with_the_credential(service: Service,
 
 def test_e4_without_rules_the_genuine_certificate_is_seen(service: Service, internet: Internet) -> None:
     with created(service, network={}) as sandbox:
-        sandbox.files.write("/tmp/world.crt", internet.authority.certificate_pem.decode())
-        sandbox.files.write(CA, internet.authority.certificate_pem.decode())
-
-        assert seen_at(sandbox, "https://api.a.test/genuine")["target"] == "/genuine"
+        assert genuine(sandbox, internet, "api.a.test")["target"] == "/genuine"
 
 
 def test_e4_only_what_rules_name_is_looked_into(service: Service, internet: Internet) -> None:
     network = {"rules": [rule("api", "api.a.test")]}
     with created(service, network=network) as sandbox:
         intercepted = seen_at(sandbox, "https://api.a.test/")
-        sandbox.files.write(CA, internet.authority.certificate_pem.decode())
-        direct = seen_at(sandbox, "https://other.test/")
 
         assert intercepted["sni"] == "api.a.test"
-        assert direct["sni"] == "other.test"
+        assert genuine(sandbox, internet, "other.test")["sni"] == "other.test"
+
+
+def genuine(sandbox: Sandbox, internet: Internet, host: str) -> Any:
+    """The request as the server saw it, from a program that trusts the test's internet and nobody else."""
+    sandbox.files.write("/tmp/world.crt", internet.authority.certificate_pem.decode())
+    return json.loads(run(sandbox, f"curl -sS --cacert /tmp/world.crt https://{host}/genuine"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "curl -sS https://api.a.test/x",
+        "wget -qO- https://api.a.test/x",
+        "node -e 'fetch(\"https://api.a.test/x\").then(a => a.text()).then(console.log)'",
+        "python3 -c 'import urllib.request as u; print(u.urlopen(\"https://api.a.test/x\").read().decode())'",
+        "python3 -c 'from pip._vendor import requests as r; print(r.get(\"https://api.a.test/x\").text)'",
+        "sudo curl -sS https://api.a.test/x",
+    ],
+    ids=["curl", "wget", "node", "urllib", "requests", "root"],
+)
+def test_e11_programs_believe_the_gateway(service: Service, command: str) -> None:
+    with created(service, rule("api", "api.a.test", inject=True)) as sandbox:
+        answer = run(sandbox, command)
+
+        assert answer.startswith("{"), answer
+        assert dict(json.loads(answer)["headers"])["authorization"] == f"Bearer {SECRET}"
+
+
+def test_e12_the_template_says_what_of_the_authority_is_in_it(service: Service) -> None:
+    shown = service.get("/templates/base").json()["cubeCa"]
+
+    certificate = service.get("/cube/ca/cube-root-ca.crt").content
+    assert shown["baked"] is True
+    assert shown["fingerprint"] == x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256()).hex()
+    assert "/etc/ssl/certs/ca-certificates.crt" in shown["targetsWritten"]
 
 
 def test_e2b_transforms_inject_for_their_host(service: Service, internet: Internet) -> None:

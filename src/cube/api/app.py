@@ -6,9 +6,10 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
-from cube.api import errors, health, openapi
+from cube.api import cube_ca, errors, health, openapi
 from cube.api.authentication import Authentication, RateLimit, TokenBuckets
 from cube.api.authority import Authority
+from cube.api.cube_ca import CubeCaRoutes
 from cube.api.health import HealthRoutes
 from cube.api.lifecycle import LifecycleRoutes
 from cube.api.logs import LogRoutes
@@ -75,13 +76,14 @@ def _routers(service: SandboxService, settings: Settings) -> list[APIRouter]:
         TemplateRoutes(service.templates).router(),
         VolumeRoutes(service.volumes).router(),
         SecretRoutes(service.secrets).router(),
+        CubeCaRoutes(settings).router(),
         HealthRoutes(service).router(),
     ]
 
 
 def _add_middleware(app: FastAPI, authority: Authority | None, rate_limit: int, content: FastAPI) -> None:
     """The last one added is the first one that a request meets."""
-    open_paths = frozenset({health.PATH, CUBE_PREFIX + health.PATH})
+    open_paths = frozenset(prefix + path for prefix in ("", CUBE_PREFIX) for path in (health.PATH, *cube_ca.PATHS))
     app.add_middleware(BodyLimit, limit=BODY_LIMIT)
     if authority is not None and rate_limit:
         app.add_middleware(RateLimit, buckets=TokenBuckets(rate_limit), open_paths=open_paths)

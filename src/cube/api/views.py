@@ -15,7 +15,7 @@ from cube.api.schemas.sandboxes import (
     SandboxLifecycle,
 )
 from cube.api.schemas.snapshots import SnapshotInfo
-from cube.api.schemas.templates import TemplateBuild, TemplateDetail, TemplateSummary
+from cube.api.schemas.templates import CubeCa, TemplateBuild, TemplateDetail, TemplateSummary
 from cube.envd.version import ENVD_VERSION
 from cube.master.sandboxes.lifecycle import VisibleState, visible_state
 from cube.master.sandboxes.usage import UsageSample
@@ -170,7 +170,14 @@ def template_detail(template: Template) -> TemplateDetail:
         disk_size_mb=template.resources.disk_mb,
         envd_version=ENVD_VERSION,
     )
-    return TemplateDetail(**template_summary(template).model_dump(), builds=[build])
+    return TemplateDetail(**template_summary(template).model_dump(), builds=[build], cube_ca=_cube_ca(template))
+
+
+def _cube_ca(template: Template) -> CubeCa:
+    baked = template.cube_ca
+    if baked is None:
+        return CubeCa(baked=False, fingerprint=None, targets_written=[])
+    return CubeCa(baked=True, fingerprint=baked.fingerprint, targets_written=list(baked.targets_written))
 
 
 def _build_id(template: Template) -> uuid.UUID:

@@ -166,4 +166,5 @@ def _row(template: Template) -> dict[str, object]:
         "createdAt": template.created_at.isoformat(),
         "fingerprint": template.fingerprint,
         "codeInterpreter": template.code_interpreter,
+        "cubeCaFingerprint": template.cube_ca.fingerprint if template.cube_ca else None,
     }

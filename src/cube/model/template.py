@@ -23,6 +23,20 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BakedCa:
+    """The certificate of the outbound proxy in an image. Paths are absolute inside of it."""
+
+    #: SHA-256 of the certificate in DER form, in hexadecimal.
+    fingerprint: str
+    #: Files that have it.
+    targets_written: tuple[str, ...]
+    #: The file with all certificates that programs believe.
+    bundle: str
+    #: A file with this one alone.
+    alone: str
+
+
+@dataclass(frozen=True, slots=True)
 class Template:
     """A template whose read-only image is on this node, ready to be cloned."""
 
@@ -39,5 +53,7 @@ class Template:
     resources: Resources = field(default_factory=Resources)
     #: Whether the code interpreter (port 49999) can be offered.
     code_interpreter: bool = False
+    #: Without it programs do not believe the outbound proxy, and HTTPS by egress rules fails in them.
+    cube_ca: BakedCa | None = None
     #: What its sandboxes may reach, to which each of them may add; ``None`` where it says nothing. Holds no secrets.
     network: NetworkConfig | None = None

@@ -17,6 +17,8 @@ from support.api_server import ApiServer, running_api
 
 OPERATIONS = [
     "GET /health",
+    "GET /cube/ca/cube-root-ca.crt",
+    "GET /cube/ca/cube-root-ca.key",
     "GET /sandboxes",
     "POST /sandboxes",
     "GET /v2/sandboxes",

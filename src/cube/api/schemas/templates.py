@@ -54,10 +54,24 @@ class TemplateBuild(ResponseBody):
     envd_version: str
 
 
+class CubeCa(ResponseBody):
+    """The certificate of the outbound proxy in a template's image."""
+
+    omit_none: ClassVar[bool] = False
+
+    #: Whether it is in the image; without it HTTPS by egress rules fails in programs.
+    baked: bool
+    #: SHA-256 of the certificate in DER form, in hexadecimal.
+    fingerprint: str | None
+    #: Files of the image that have it.
+    targets_written: list[str]
+
+
 class TemplateDetail(TemplateSummary):
     """A template with its builds."""
 
     builds: list[TemplateBuild]
+    cube_ca: CubeCa
 
 
 class TemplateAlias(ResponseBody):

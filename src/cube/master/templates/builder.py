@@ -12,9 +12,11 @@ from typing import Any
 
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.manifest import Manifest
+from cube.egress.ca import Authority, open_authority
 from cube.master.templates import apt, builtin, debian, oci, python_packages
 from cube.master.templates.blobs import open_blobs
 from cube.master.templates.bytecode import retime
+from cube.master.templates.cube_ca import bake, environment
 from cube.master.templates.customise import customise, dpkg_packages
 from cube.master.templates.definition import DebianSource, Definition, OciSource, TemplateSource, as_json, check
 from cube.master.templates.erofs import EPOCH, make_image
@@ -27,7 +29,7 @@ from cube.master.templates.tree import Tree
 from cube.master.templates.unpack import unpack
 from cube.master.templates.workspace import workspace
 from cube.model.errors import InvalidInput
-from cube.model.template import ImageConfig, Template
+from cube.model.template import BakedCa, ImageConfig, Template
 from cube.settings import Settings
 
 
@@ -51,6 +53,7 @@ class TemplateBuilder:
 
     def __init__(self, settings: Settings, images: ImageStore) -> None:
         self._workspaces = settings.state_dir / "build"
+        self._ca_dir = settings.ca_dir
         self._images = images
 
     async def ensure_builtin(self, report: Report = _silent) -> list[Template]:
@@ -87,7 +90,12 @@ class TemplateBuilder:
         else:
             with open_blobs(source.path) as blobs:
                 identity = oci.resolve(blobs, source.tag).digest
-        return digest(as_json(definition), identity, apt.architecture())
+        authority = self._authority(definition)
+        return digest(as_json(definition), identity, apt.architecture(), authority.fingerprint if authority else "")
+
+    def _authority(self, definition: Definition) -> Authority | None:
+        """Made when there is none: templates may be built before the service has run for the first time."""
+        return open_authority(self._ca_dir) if definition.with_cube_ca else None
 
     def _by_recipe(self, recipe: str) -> Template | None:
         entries = (self._images.manifest(template.template_id) for template in self._images.templates())
@@ -97,14 +105,14 @@ class TemplateBuilder:
         tree, image = place / "tree", place / "image.erofs"
         origin = await self._make_tree(definition, tree, meter)
         await customise(definition, tree, meter)
-        contents = await in_thread(lambda _: _finish(tree))
+        contents, baked = await in_thread(lambda _: _finish(tree, self._authority(definition)))
         fingerprint = digest(recipe, contents)
         meter(Phase.PACK, 0.0, "packing the image")
         await make_image(tree, image, fingerprint)
         # Before the image is flushed: what is removed by then need not be written to the disk at all.
         await in_thread(lambda _: shutil.rmtree(tree))
         meter(Phase.INSTALL, 0.0, "installing the template")
-        manifest = _manifest(definition, origin, fingerprint, {"recipe": recipe, **contents})
+        manifest = _manifest(definition, origin, fingerprint, baked, {"recipe": recipe, **contents})
         return await in_thread(lambda _: self._images.install(manifest, image))
 
     async def _make_tree(self, definition: Definition, tree: Path, meter: Meter) -> Origin:
@@ -146,17 +154,20 @@ class TemplateBuilder:
         return await in_thread(work)
 
 
-def _finish(tree: Path) -> dict[str, Any]:
-    """Make the tree the root of a sandbox; returns the packages in it."""
+def _finish(tree: Path, authority: Authority | None) -> tuple[dict[str, Any], BakedCa | None]:
+    """Make the tree the root of a sandbox; returns the packages in it, and where the egress CA is."""
     with Tree(tree) as files:
         normalise(files)
+        baked = bake(files, authority) if authority else None
         packages = dpkg_packages(files)
         python = python_packages.installed(files)
     retime(tree, EPOCH)
-    return {"packages": packages, "python": python}
+    return {"packages": packages, "python": python}, baked
 
 
-def _manifest(definition: Definition, origin: Origin, fingerprint: str, build: dict[str, Any]) -> Manifest:
+def _manifest(
+    definition: Definition, origin: Origin, fingerprint: str, baked: BakedCa | None, build: dict[str, Any]
+) -> Manifest:
     template = Template(
         template_id=template_id(fingerprint),
         names=(definition.name,),
@@ -164,15 +175,21 @@ def _manifest(definition: Definition, origin: Origin, fingerprint: str, build: d
         image_bytes=1,
         fingerprint=fingerprint,
         created_at=datetime.now(UTC),
-        config=_laid_over(definition.config, origin.config),
+        config=_believing(_laid_over(definition.config, origin.config), baked),
         resources=definition.resources,
         code_interpreter=definition.code_interpreter,
+        cube_ca=baked,
     )
     return Manifest(template, {"origin": origin.kind, "skipped": origin.skipped, **build})
 
 
 def _laid_over(config: ImageConfig | None, below: ImageConfig) -> ImageConfig:
     return below if config is None else replace(config, env={**below.env, **config.env})
+
+
+def _believing(config: ImageConfig, baked: BakedCa | None) -> ImageConfig:
+    """What the image or its definition says about certificates counts before what we say."""
+    return config if baked is None else replace(config, env={**environment(baked), **config.env})
 
 
 def _part(report: Report, start: float, share: float) -> Report:

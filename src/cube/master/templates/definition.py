@@ -95,6 +95,8 @@ class Definition:
     config: ImageConfig | None = None
     resources: Resources = field(default_factory=Resources)
     code_interpreter: bool = False
+    #: Whether programs in it shall believe the outbound proxy: HTTPS by egress rules needs that.
+    with_cube_ca: bool = True
 
     @property
     def customises(self) -> bool:
