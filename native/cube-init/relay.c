@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -318,6 +319,7 @@ static void dispatch(uint32_t what, uint32_t events)
 
 static int prepare(void)
 {
+    signal(SIGPIPE, SIG_IGN); /* a host, or a reader of a pipe, that has gone shows in what write() returns */
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     sources = epoll_create1(EPOLL_CLOEXEC);
     port = config->port;

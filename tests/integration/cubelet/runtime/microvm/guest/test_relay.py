@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
 import socket
 import struct
 import time
@@ -265,6 +266,7 @@ class TestSessions:
         process = await spawn(guest, "cat", stdin=True)
         for number in range(200):
             guest._connection.send(26, number + 1000, b"\0\0\0\0")  # type: ignore[arg-type]
+        guest._link._flush()
         guest._link.detach()
         with socket.socket(socket.AF_UNIX) as raw:
             raw.connect(str(ground.path))
@@ -274,6 +276,18 @@ class TestSessions:
         await second.close()
         await guest.close()
         release(process)
+
+    async def test_a_host_that_leaves_before_it_is_answered(self, guest: MicroVMGuest, ground: RelayGround) -> None:
+        """The relay finds out when it writes the answer."""
+        guest._link.detach()
+        ground.relay.send_signal(signal.SIGSTOP)
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.connect(str(ground.path))
+            raw.sendall(MARK + pack(FrameType.HELLO, 0, struct.pack("<I", 1) + bytes(16)))
+        ground.relay.send_signal(signal.SIGCONT)
+        second = await ground.connect()
+        assert await run(second, "echo second") == "second\n"
+        await second.close()
 
     def test_on_the_event_loop_of_the_service(self, cube_init: Path, tmp_path: Path) -> None:
         """Whose transports are not asyncio's own."""
