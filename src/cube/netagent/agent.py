@@ -18,6 +18,7 @@ from cube.model.errors import SandboxNotFound
 from cube.model.network import DnsMode, NetworkConfig
 from cube.model.network_wire import summary
 from cube.netagent.compiled import CompiledPolicy, NodeDefaults, compiled
+from cube.netagent.cutting import Cutter
 from cube.netagent.dns.resolver import Resolver
 from cube.netagent.dns.upstream import Servers
 from cube.netagent.factory import AnyLink
@@ -59,7 +60,8 @@ class NetworkAgent:
         self.veths = LinkPool(settings)
         self.taps = TapPool(settings)
         self._firewall = Firewall(settings)
-        self._policies = Policies(settings.instance)
+        self._cutter = Cutter(settings.instance)
+        self._policies = Policies(settings.instance, self._cutter.ask)
         self._push = RulesPush(gateway)
         self._defaults = NodeDefaults(
             dns=DnsMode(settings.dns_mode),
@@ -103,6 +105,7 @@ class NetworkAgent:
         await self.taps.close(remove=remove)
         self._policies.close()
         self._thread.shutdown()
+        self._cutter.close()
         if remove:
             await self._firewall.remove()
 
@@ -131,6 +134,7 @@ class NetworkAgent:
             former = self.attachment(sandbox_id)
             fresh = replace(former, network=network, policy=await self._compiled(network))
             await self._put(fresh)
+        await self._cutter.settled()
         return fresh
 
     async def release(self, sandbox_id: str) -> None:

@@ -12,7 +12,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
-from cube.model.egress import name_matches
+from cube.model.egress import WEB_PORTS, diverted_ports, name_matches
 from cube.model.network import EVERYTHING, PRIVATE, DnsMode, NetworkConfig, is_network, is_private
 from cube.netagent.words import Target, Word
 
@@ -46,6 +46,8 @@ class CompiledPolicy:
     dns_servers: tuple[str, ...]
     connections: int
     bytes_per_second: int
+    #: TCP ports besides 80 and 443 whose connections the gateway judges where it judges HTTP and HTTPS.
+    ports: tuple[int, ...] = ()
 
     def target(self, address: IPv4Address) -> Target:
         """Where an address leads, names apart."""
@@ -118,6 +120,7 @@ def compiled(config: NetworkConfig, defaults: NodeDefaults) -> CompiledPolicy:
         dns_servers=config.dns_servers or (),
         connections=config.limits.connections or defaults.connections,
         bytes_per_second=config.limits.bytes_per_second or defaults.bytes_per_second,
+        ports=tuple(port for port in diverted_ports(config.rules) if port not in WEB_PORTS),
     )
 
 

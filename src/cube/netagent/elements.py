@@ -23,6 +23,7 @@ SETS: Final = (
     ruleset.STEPS,
     ruleset.RATES_OUT,
     ruleset.RATES_IN,
+    ruleset.PORTS,
     *(ruleset.prefix_map(length) for length in range(33)),
 )
 _OF_GENERATION: Final = (ruleset.GENERATIONS, ruleset.CURRENT)
@@ -41,6 +42,7 @@ def policy_elements(address: IPv4Address, policy: CompiledPolicy, generation: in
             Element(ruleset.prefix_map(network.prefixlen), own + network.network_address.packed, mark(target))
             for network, target in policy.networks.items()
         ),
+        *(Element(ruleset.PORTS, own + _packed_port(port)) for port in policy.ports),
     ]
     if policy.bytes_per_second:
         for name, way in ((ruleset.RATES_OUT, "out"), (ruleset.RATES_IN, "in")):
@@ -81,6 +83,11 @@ def replace(change: Transaction, former: Elements, fresh: Elements) -> None:
         if element.object is not None:
             change.add_limit(ByteLimit(element.object, int(element.object.rpartition("-")[2])))
     change.add(new)
+
+
+def _packed_port(port: int) -> bytes:
+    """Part of a key: filled up to four bytes, as every part is."""
+    return port.to_bytes(2, "big") + bytes(2)
 
 
 def _without_generation(elements: Elements) -> dict[Key, Element]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -12,16 +11,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
 
+from cube.model.egress import WEB_PORTS
 from cube.model.errors import HostError
-from cube.netagent import conntrack, ruleset
+from cube.netagent import cutting, ruleset
 from cube.netagent.compiled import CompiledPolicy
-from cube.netagent.conntrack import Flow
+from cube.netagent.conntrack import Flow, Unwanted
 from cube.netagent.elements import SETS, Elements, Key, generation_of, policy_elements, replace, same_policy
 from cube.netagent.learned import LearnedAddresses
 from cube.netagent.nfelements import Element, ElementSocket, Transaction
 from cube.netagent.words import DIVERTED_FLOW, LAST_GENERATION, Target
-
-_log = logging.getLogger(__name__)
 
 #: How often a change is tried that met the end of what was learned, which the kernel forgets by itself.
 _ATTEMPTS: Final = 3
@@ -45,8 +43,10 @@ class Policies:
     Raises ``HostError`` when the kernel refuses a change; then nothing of it is in force.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, cut: Callable[[IPv4Address, Unwanted], None] | None = None) -> None:
+        """``cut`` sees to it that connections are forgotten; without it that is done at once, which takes long."""
         self._table = table
+        self._cut = cut or (lambda address, unwanted: cutting.cut({address: unwanted}))
         self._socket: ElementSocket | None = None
         self._in_force: dict[IPv4Address, _InForce] = {}
         self._generations = itertools.cycle(range(1, LAST_GENERATION + 1))
@@ -94,7 +94,7 @@ class Policies:
         self._put(address, state, policy)
         self._in_force[address] = state
         if former and former is not state.elements:
-            self._cut(address, state)
+            self._cut(address, lambda flow: not _goes_on(flow, state))
 
     def clear(self, address: IPv4Address) -> None:
         """Take the policy away: the address is closed. Without one nothing happens."""
@@ -195,14 +195,6 @@ class Policies:
             stock.learned.setdefault(IPv4Address(element.key[:4]), []).append(element)
         return stock
 
-    def _cut(self, address: IPv4Address, state: _InForce) -> None:
-        """Forget connections that the policy does not allow, so that answers do not come in either."""
-        try:
-            conntrack.forget_flows(address, lambda flow: not _goes_on(flow, state))
-        except OSError as error:
-            # Their next packet out is refused all the same.
-            _log.warning("cannot forget tracked connections of %s: %s", address, error)
-
 
 @dataclass(slots=True)
 class _Stock:
@@ -214,7 +206,7 @@ def _goes_on(flow: Flow, state: _InForce) -> bool:
     if state.policy is None:
         return False
     target = state.learned.target(flow.destination) or state.policy.target(flow.destination)
-    judged = flow.protocol in (_TCP, _UDP) and flow.port in ruleset.GATEWAY_PORTS
+    judged = flow.protocol in (_TCP, _UDP) and flow.port in (*WEB_PORTS, *state.policy.ports)
     diverted = bool(flow.mark & DIVERTED_FLOW)
     if target is Target.REFUSE or (target is Target.GATEWAY_ONLY and not judged):
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from typing import Final
 
+from cube.model.egress import WEB_PORTS
 from cube.model.network import CONNECTION_STEPS, PRIVATE
 from cube.netagent.words import (
     DIVERTED,
@@ -29,8 +30,8 @@ STEPS: Final = "steps"
 LEARNED: Final = "learned"
 RATES_OUT: Final = "rates_out"
 RATES_IN: Final = "rates_in"
-#: Ports whose connections the gateway for HTTP and HTTPS can judge.
-GATEWAY_PORTS: Final = (80, 443)
+#: Ports that a sandbox's rules name.
+PORTS: Final = "ports"
 #: Questions for names that a sandbox may ask in a second, and at once.
 _QUESTIONS_PER_SECOND: Final = 200
 _QUESTIONS_AT_ONCE: Final = 400
@@ -65,6 +66,7 @@ table inet {table} {{
   map learned {{ type ipv4_addr . ipv4_addr : mark; flags timeout; }}
   map rates_out {{ type ipv4_addr : limit; }}
   map rates_in {{ type ipv4_addr : limit; }}
+  set ports {{ type ipv4_addr . inet_service; }}
   set questions {{ type ipv4_addr; flags dynamic, timeout; timeout 10s; size 65535; }}
 {prefix_maps}
 {step_sets}
@@ -106,11 +108,14 @@ table inet {table} {{
   }}
   chain gateway_only {{
     tcp dport {{ {gateway_ports} }} goto start_diverting
+    ip saddr . tcp dport @ports goto start_diverting
     goto refuse
   }}
   chain gateway {{
     tcp dport {{ {gateway_ports} }} goto start_diverting
     udp dport {{ {gateway_ports} }} goto refuse
+    ip saddr . tcp dport @ports goto start_diverting
+    ip saddr . udp dport @ports goto refuse
     goto pass
   }}
   chain gateway_public {{
@@ -230,7 +235,7 @@ def table(settings: Settings, dns_port: int | None) -> str:
         network=settings.network_cidr,
         proxy_uid=settings.proxy_uid,
         gateway_port=settings.egress_port,
-        gateway_ports=", ".join(map(str, GATEWAY_PORTS)),
+        gateway_ports=", ".join(map(str, WEB_PORTS)),
         rate=_QUESTIONS_PER_SECOND,
         burst=_QUESTIONS_AT_ONCE,
         private=", ".join(map(str, PRIVATE)),

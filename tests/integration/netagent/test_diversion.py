@@ -67,6 +67,21 @@ async def test_e4_flagged_destinations_alone_are_diverted_per_sandbox(ground: Ne
     assert await hello(b, NEAR) == f"{NEAR} {MACHINE}"
 
 
+async def test_e4_a_port_that_a_rule_names_is_diverted_for_its_sandbox_alone(ground: Net, gateway: None) -> None:
+    """Besides 80 and 443; over UDP it is closed as they are, and taken back with the rule."""
+    named = [rule(host=f"{NEAR}:8080")]
+    a, b = await ground.link(rules=named), await ground.link(rules=[rule(host=NEAR)])
+    assert await hello(a, NEAR, 8080) == f"gateway {NEAR}:8080 from {a.address}"
+    assert await hello(a, NEAR, 443) == f"gateway {NEAR}:443 from {a.address}"
+    assert await hello(a, FAR, 8080) == f"{FAR} {MACHINE}"
+    assert await run(DATAGRAM, NEAR, 8080, namespace=a.namespace, wait=0.3) == "TIMEOUT"
+    assert await hello(b, NEAR, 8080) == f"{NEAR} {MACHINE}"
+    ground.policies.set(a.address, policy(rules=named, deny_out=[ALL]))
+    assert await hello(a, NEAR, 8080) == f"gateway {NEAR}:8080 from {a.address}"
+    ground.policies.set(a.address, policy(rules=[rule(host=NEAR)]))
+    assert await hello(a, NEAR, 8080) == f"{NEAR} {MACHINE}"
+
+
 async def test_e4_what_only_a_rule_allows_is_reached_through_the_gateway_alone(ground: Net, gateway: None) -> None:
     link = await ground.link(rules=[rule(host=NEAR)], deny_out=[ALL])
     assert await hello(link, NEAR, 443) == f"gateway {NEAR}:443 from {link.address}"

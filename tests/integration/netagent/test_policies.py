@@ -130,7 +130,7 @@ async def test_change_cuts_answers_too(ground: Net, internet: Internet) -> None:
     """A host that goes on sending gets nothing in, although the sandbox itself says nothing."""
     link = await ground.link()
     assert await run(DATAGRAM, NEAR, 8080, namespace=link.namespace) == f"{NEAR} {MACHINE}"
-    assert conntrack.forget_flows(link.address, lambda flow: False) == 0
+    assert conntrack.forget_flows({link.address: lambda flow: False}) == 0
     ground.policies.set(link.address, policy(deny_out=[ALL]))
     assert conntrack.forget([link.address]) == 0
 
