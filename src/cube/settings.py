@@ -327,6 +327,16 @@ class Settings(BaseSettings):
         return self.state_dir / "ca"
 
     @property
+    def egress_admin_socket(self) -> Path:
+        """Where the outbound proxy's policies can be looked at and changed, by root of this machine alone."""
+        return self.run_dir / "egress-admin.sock"
+
+    @property
+    def egress_version_file(self) -> Path:
+        """Says which build the outbound proxy is that was started last."""
+        return self.state_dir / "egress" / "version"
+
+    @property
     def egress_log(self) -> Path:
         """The audit log of the outbound proxy; what was put aside of it lies beside it."""
         return self.state_dir / "log" / "egress" / "access.jsonl"

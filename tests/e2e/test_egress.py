@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -204,6 +209,95 @@ def test_e15_policies_outlive_both_sides(service: Service, internet: Internet) -
         assert dict(again["headers"])["authorization"] == f"Bearer {SECRET}"
 
 
+def test_e2_the_policy_of_the_api_reaches_the_gateway_and_is_shown_masked(service: Service) -> None:
+    with created(service, rule("api", "api.a.test", inject=True)) as sandbox:
+        (listed,) = told(service, "ls")
+        shown = told(service, "show", sandbox.sandbox_id)
+        asked = admin(service, f"/policies/{listed['ip']}")
+
+        assert listed == {"ip": listed["ip"], "policy_id": sandbox.sandbox_id, "rules": 1, "in_force": True}
+        assert shown == asked
+        assert shown["rules"][0]["action"]["inject"][0]["secret"] == "***REDACTED***"
+        assert SECRET not in json.dumps([shown, admin(service, "/dump")])
+
+
+def told(service: Service, *words: str) -> Any:
+    return json.loads(service.run("egress", *words, "--json").stdout)
+
+
+def admin(service: Service, path: str) -> Any:
+    socket = service.run_dir / "egress-admin.sock"
+    assert (socket.stat().st_mode & 0o007, socket.stat().st_uid) == (0, 0)
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), trust_env=False) as client:
+        return client.get(f"http://egress/admin/v1{path}").json()
+
+
+def test_e14_every_part_says_which_build_it_is(service: Service) -> None:
+    health = admin(service, "/health")
+    parts = {one["component"]: one for one in json.loads(service.run("version", "--json").stdout)}
+
+    assert parts["cube-egress"]["source"] == "file"
+    assert all(parts["cube-egress"][key] == health[key] for key in ("version", "commit", "build_time"))
+    assert {"version", "commit", "build_time", "source"} <= parts["cube"].keys()
+
+
+def test_e16_without_the_gateway_nothing_that_it_judges_goes_out(service: Service, internet: Internet) -> None:
+    script = "while true; do curl -s -m 2 -o /dev/null http://api.a.test/e16; sleep 0.1; done"
+    with created(service, rule("api", "api.a.test")) as sandbox:
+        sandbox.commands.run(script, background=True)
+        wait_for(lambda: "/e16" in internet.targets())
+        service.kill()
+        kill_envoy(service)
+        time.sleep(0.3)
+        internet.clear()
+        time.sleep(2)
+        meanwhile = internet.targets()
+        service.up()
+        wait_for(lambda: "/e16" in internet.targets())
+
+        assert meanwhile == []
+
+
+def kill_envoy(service: Service) -> None:
+    state = json.loads((service.run_dir / "egress" / "envoy.state").read_text())
+    os.kill(state["identity"]["pid"], signal.SIGKILL)
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_e15_policies_outlive_a_clean_restart(service: Service, internet: Internet) -> None:
+    with created(service, rule("api", "api.a.test", inject=True)) as sandbox:
+        os.kill(service.pid, signal.SIGTERM)
+        wait_for(lambda: not service.run_dir.joinpath("cube.pid").exists())
+        service.up()
+        again = seen_at(sandbox, "https://api.a.test/after")
+
+        assert dict(again["headers"])["authorization"] == f"Bearer {SECRET}"
+        assert told(service, "show", sandbox.sandbox_id)["rules"][0]["id"] == "api"
+
+
+def test_the_audit_log_is_read_and_followed(service: Service) -> None:
+    with created(service, rule("api", "api.a.test")) as sandbox:
+        fetch(sandbox, "https://api.a.test/first")
+        audited(service, sandbox.sandbox_id, 1)
+        command = [sys.executable, "-m", "cube.cli.main", "egress", "audit", "--sandbox", sandbox.sandbox_id]
+        options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": service.environment}
+        with subprocess.Popen([*command, "--follow"], **options) as reader:
+            assert reader.stdout is not None
+            first = reader.stdout.readline()
+            fetch(sandbox, "https://api.a.test/second")
+            second = reader.stdout.readline()
+            reader.terminate()
+
+        assert "allow GET https://api.a.test/first 200 rule=api" in first
+        assert "allow GET https://api.a.test/second 200 rule=api" in second
+
+
 def test_e7_secrets_are_in_no_file_of_the_service_and_no_answer(service: Service) -> None:
     with created(service, rule("api", "api.a.test", inject=True)) as sandbox:
         fetch(sandbox, "https://api.a.test/e7")
@@ -214,6 +308,10 @@ def test_e7_secrets_are_in_no_file_of_the_service_and_no_answer(service: Service
         assert SECRET not in shown
         assert "***REDACTED***" in shown
         assert held == []
+        # At debug level the rules are logged, masked.
+        log = (service.directory / "state" / "log" / "cube.log").read_text()
+        assert f"egress rules of {admin(service, '/policies')['policies'][0]['ip']}" in log
+        assert "***REDACTED***" in log
 
 
 def files_below(place: Path) -> list[Path]:

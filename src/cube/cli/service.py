@@ -28,6 +28,8 @@ from cube.cubelet.runtime.choice import all_runtimes, choose, find_out
 from cube.cubelet.stock import Bounds
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.volumes.store import VolumeStore
+from cube.egress.admin_api import create_admin_api
+from cube.egress.gateway import CubeEgress
 from cube.egress.opening import open_gateway
 from cube.egress.remains import remove_remains
 from cube.envd.app import create_envd_app
@@ -93,7 +95,14 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         await gateway.start()
         service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         await _open_doors(stack, settings, service, cubelet)
+        await _open_admin(stack, settings, gateway)
         yield
+
+
+async def _open_admin(stack: AsyncExitStack, settings: Settings, gateway: CubeEgress) -> None:
+    """The outbound proxy's own API, for root alone."""
+    listener = stack.enter_context(sockets.listening(settings.egress_admin_socket, os.geteuid()))
+    await stack.enter_async_context(_http_server(create_admin_api(gateway), listener))
 
 
 async def _open_doors(stack: AsyncExitStack, settings: Settings, service: SandboxService, cubelet: Cubelet) -> None:
@@ -307,7 +316,7 @@ def _remove_run_dir(directory: Path) -> None:
     """Only what is ours: the setting may name a directory that others use too."""
     for name in ("sandboxes", "stage", "images", "proxy", "egress", "vm"):
         shutil.rmtree(directory / name, ignore_errors=True)
-    for name in ("cube-init", "cube.pid"):
+    for name in ("cube-init", "cube.pid", "egress-admin.sock"):
         (directory / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         directory.rmdir()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import h11
 
 from cube.egress import compile as compiled
+from cube.egress import version_file
+from cube.egress.admin_wire import policy_to_wire
 from cube.egress.audit.log import AuditLog
 from cube.egress.audit.writer import AuditWriter
 from cube.egress.ca import Authority
@@ -80,9 +82,19 @@ class CubeEgress:
         """Process id of Envoy while it runs."""
         return self._envoy.pid
 
+    def policies(self) -> list[Policy]:
+        """All policies, by address."""
+        return sorted(self._policies.values(), key=lambda policy: ipaddress.IPv4Address(policy.address))
+
+    def policy(self, address: str) -> Policy | None:
+        """The policy of an address in its usual form."""
+        return self._policies.get(address)
+
     async def put(self, address: str, policy_id: str, rules: Sequence[EgressRule]) -> None:
         """See :class:`cube.model.egress.EgressGateway`. Raises ``InvalidInput`` for what is no IPv4 address."""
         policy = Policy(_canonical(address), policy_id, tuple(rules))
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("egress rules of %s: %s", policy.address, policy_to_wire(policy))
         former = self._policies.get(policy.address)
         self._names.add(policy.rules)
         if former is not None:
@@ -108,6 +120,7 @@ class CubeEgress:
     async def start(self) -> None:
         """Serve. Raises ``HostError`` with the reason: the port is taken, or the audit log cannot be written."""
         await asyncio.to_thread(self._log.prepare)
+        await asyncio.to_thread(version_file.write, self._settings.egress_version_file)
         sockets.prepare_directory(self._home, self._settings.egress_uid)
         sockets.make_owned(self._spool.directory, self._settings.egress_uid)
         self._undo.callback(remove_directory, self._home)

@@ -131,7 +131,7 @@ async def test_an_impostor_gets_nothing(world: EgressWorld, box: Box) -> None:
     assert world.internet.seen == []
 
 
-async def test_e2_the_world_is_not_told_about_the_sandbox(world: EgressWorld, box: Box) -> None:
+async def test_the_world_is_not_told_about_the_sandbox(world: EgressWorld, box: Box) -> None:
     await box.allow(rule(host="api.a.test"))
     lies = [("X-Forwarded-For", "1.2.3.4"), ("Forwarded", "for=1.2.3.4"), ("X-Real-IP", "1.2.3.4")]
     more = [("X-Envoy-Original-Path", "/z"), ("x-cube-source", "10.0.0.1"), ("X-Cube-Cluster", "plain")]
