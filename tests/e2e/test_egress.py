@@ -27,7 +27,7 @@ from support.images import CACHE
 from support.machine import machine
 from support.service import Service
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.own_process]
 
 #: See :class:`support.service.Service`.
 _PART = 8

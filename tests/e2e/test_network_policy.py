@@ -13,7 +13,7 @@ from support.dns_server import SERVER, name_server
 from support.machine import HOSTS, MACHINE, greeters, machine
 from support.service import Service
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.own_process]
 
 #: See :class:`support.service.Service`.
 _PART = 7
