@@ -2,15 +2,21 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "relay.h"
 
-enum { MAX_CHANNELS = 4096, OBSERVED_NOT = ~0u };
+enum {
+    MAX_CHANNELS = 4096,
+    OBSERVED_NOT = ~0u,
+    RECORD_MAX = sizeof(struct inotify_event) + NAME_MAX + 1, /* where less fits, inotify refuses to be read */
+};
 
 /* A number is a slot and how often it was used before: none means two things in the life of a machine. */
 static struct channel channels[MAX_CHANNELS];
@@ -54,6 +60,11 @@ static bool reads(const struct channel *c)
     return c->type == CHANNEL_SOURCE || c->type == CHANNEL_TERMINAL || c->type == CHANNEL_EVENTS;
 }
 
+static bool has_room(const struct channel *c)
+{
+    return WINDOW - c->held >= (c->type == CHANNEL_EVENTS ? RECORD_MAX : 1);
+}
+
 /* What epoll should tell of. A reader that has gone shows on a sink that nothing else is wanted of, too; an end of file
  * would be told over and over, so a source that cannot be read now is not observed at all. */
 static uint32_t wanted(const struct channel *c)
@@ -61,7 +72,7 @@ static uint32_t wanted(const struct channel *c)
     uint32_t events = 0;
     if (c->fd < 0 || c->type == CHANNEL_FILE)
         return OBSERVED_NOT;
-    if (reads(c) && c->attached && !c->ended && c->held < WINDOW)
+    if (reads(c) && c->attached && !c->ended && has_room(c))
         events |= EPOLLIN;
     if (c->waiting)
         events |= EPOLLOUT;
@@ -168,6 +179,16 @@ static void read_some(struct channel *c)
         drop_descriptor(c);
     }
     flush(c);
+}
+
+void channel_catch_up(struct channel *c)
+{
+    size_t before = WINDOW;
+    while (c->attached && c->fd >= 0 && c->held != before && has_room(c)) {
+        before = c->held;
+        read_some(c);
+    }
+    observe(c);
 }
 
 static void tell_written(struct channel *c)

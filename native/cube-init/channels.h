@@ -56,6 +56,9 @@ void channel_end(struct channel *c);
 /* epoll tells of the channel in this slot. */
 void channel_ready(uint32_t slot, uint32_t events);
 
+/* Send what can be read now, as far as the window goes. */
+void channel_catch_up(struct channel *c);
+
 /* Append all of them to an answer. */
 void put_channels(struct writer *writer);
 

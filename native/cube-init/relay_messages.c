@@ -169,6 +169,18 @@ static int resize(struct reader *body)
     return ioctl(c->fd, TIOCSWINSZ, &size) ? errno : 0;
 }
 
+/* The answer comes behind the records of all that has happened before it was asked for. */
+static int send_events(struct reader *body)
+{
+    struct channel *c = channel_of(get_u32(body));
+    if (!get_end(body))
+        return EPROTO;
+    if (c == NULL || c->type != CHANNEL_EVENTS)
+        return EBADF;
+    channel_catch_up(c);
+    return 0;
+}
+
 static int follow(struct reader *body, uint32_t id)
 {
     uint32_t pid = get_u32(body);
@@ -213,6 +225,8 @@ static bool answer_myself(uint32_t kind, uint32_t id, struct reader *body)
         return file_attribute(body, id), true;
     case KIND_FILE_IDENTITY:
         return file_identity(body, id), true;
+    case KIND_EVENTS:
+        return answer_status(id, send_events(body)), true;
     }
     return false;
 }

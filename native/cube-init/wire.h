@@ -49,6 +49,7 @@ enum wire_kind {
     KIND_FILE_WRITE = 56,
     KIND_FILE_ATTRIBUTE = 57,
     KIND_FILE_IDENTITY = 58,
+    KIND_EVENTS = 59,
     /* control socket, answers */
     KIND_READY = 0x110,
     KIND_PARKED = 0x111,

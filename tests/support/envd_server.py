@@ -118,9 +118,9 @@ class EnvdServer:
     sandboxes: Sandboxes
     loop: asyncio.AbstractEventLoop
 
-    def run(self, coroutine: Any) -> Any:
+    def run(self, coroutine: Any, seconds: float = 30) -> Any:
         """Run a coroutine on the server's event loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
 
 
 @contextlib.contextmanager

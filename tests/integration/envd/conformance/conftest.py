@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,19 @@ from e2b import AsyncSandbox, Sandbox
 from cube.cubelet.runtime.container.launcher import Launcher
 from cube.envd.guest import Guest
 from support.envd_server import EnvdServer, Sandboxes, make_sandbox, serve
+from support.images import fill_minimal_tree
 from support.inside_sandbox import inside
 from support.local_guest import LocalGuest
+from support.vm_ground import booted, erofs
 
 ROOT = Path(__file__).parents[4]
 API_KEY = "e2b_" + "0" * 40
+#: As far as ``setfattr -n NAME -v VALUE FILE`` goes.
+_SETFATTR = """
+#include <string.h>
+#include <sys/xattr.h>
+int main(int argc, char **argv) { return argc != 6 || setxattr(argv[5], argv[2], argv[4], strlen(argv[4]), 0); }
+"""
 
 
 @pytest.fixture(scope="session")
@@ -40,19 +48,33 @@ async def _container(directory: Path, cube_init: Path) -> AsyncIterator[Guest]:
         await launcher.close()
 
 
+@asynccontextmanager
+async def _microvm(directory: Path) -> AsyncIterator[Guest]:
+    fill_minimal_tree(directory / "tree")
+    _compile(_SETFATTR, directory / "tree/bin/setfattr")
+    async with booted(directory, erofs(directory / "tree", directory / "image"), open_files=65536) as (_, guest):
+        yield guest
+
+
+def _compile(source: str, program: Path) -> None:
+    """A static program for an image that has no Python."""
+    command = ["musl-gcc", "-static", "-x", "c", "-", "-o", program]
+    subprocess.run(command, input=source, text=True, check=True, capture_output=True)
+
+
 @contextmanager
-def _serve_container(directory: Path, cube_init: Path) -> Iterator[EnvdServer]:
+def _serve_inside(inside_of: AbstractAsyncContextManager[Guest]) -> Iterator[EnvdServer]:
     with serve(Sandboxes()) as server:
         stack = AsyncExitStack()
 
         async def start() -> None:
-            server.sandboxes.add(make_sandbox(await stack.enter_async_context(_container(directory, cube_init))))
+            server.sandboxes.add(make_sandbox(await stack.enter_async_context(inside_of)))
 
         async def stop() -> None:
             await server.sandboxes.close_state("i1")
             await stack.aclose()
 
-        server.run(start())
+        server.run(start(), 150)
         try:
             yield server
         finally:
@@ -69,7 +91,10 @@ def _serve_local(directory: Path) -> Iterator[EnvdServer]:
     guest.kill_all()
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("container", marks=pytest.mark.root)])
+@pytest.fixture(
+    scope="session",
+    params=["local", *(pytest.param(kind, marks=pytest.mark.root) for kind in ("container", "microvm"))],
+)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvdServer]:
     """envd around a guest of each kind."""
     directory = tmp_path_factory.mktemp(request.param)
@@ -77,7 +102,12 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         with _serve_local(directory) as server:
             yield server
         return
-    with _serve_container(directory, request.getfixturevalue("cube_init")) as server:
+    inside_of = (
+        _microvm(directory)
+        if request.param == "microvm"
+        else _container(directory, request.getfixturevalue("cube_init"))
+    )
+    with _serve_inside(inside_of) as server:
         yield server
 
 
@@ -89,7 +119,7 @@ def client(server: EnvdServer) -> Iterator[Sandbox]:
     while left := sandbox.commands.list():
         for process in left:
             sandbox.commands.kill(process.pid)
-    sandbox.commands.run("find . -mindepth 1 -delete")
+    sandbox.commands.run("find . -mindepth 1 -maxdepth 1 -exec rm -rf {} +")
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ class DescriptorInotify(Inotify):
     def fileno(self) -> int:
         return self._fd
 
-    def read(self) -> bytes:
+    async def read(self) -> bytes:
         try:
             return os.read(self._fd, _EVENTS)
         except BlockingIOError:

@@ -22,8 +22,11 @@ class Inotify(Protocol):
         """A descriptor that polls readable when events wait."""
         ...
 
-    def read(self) -> bytes:
-        """Some of the records that wait, whole ones unless the sandbox lies; empty when there are none."""
+    async def read(self) -> bytes:
+        """Some of the records that wait, whole ones unless the sandbox lies; empty when there are none.
+
+        What had happened before the call is among what this and later calls return until one is empty.
+        """
         ...
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class ControlWatch(Watch):
         if self._connection.closed.is_set():
             raise self._connection.not_running()
         for _ in range(_MAX_RECORDS):
-            if not self._fill():
+            if not await self._fill():
                 self._found.clear()
                 break
             # Looked at first and taken away after: a cancelled read loses nothing and repeats nothing.
@@ -89,9 +89,9 @@ class ControlWatch(Watch):
         if inotify is not None:
             inotify.close()
 
-    def _fill(self) -> bool:
+    async def _fill(self) -> bool:
         if not self._records and self._inotify is not None:
-            self._records.extend(parse_events(self._inotify.read()))
+            self._records.extend(parse_events(await self._inotify.read()))
         return bool(self._records)
 
     async def _interpret(self, record: RawEvent) -> list[WatchEvent]:

@@ -64,6 +64,7 @@ class Kind(IntEnum):
     FILE_WRITE = 56
     FILE_ATTRIBUTE = 57
     FILE_IDENTITY = 58
+    EVENTS = 59
 
     READY = 0x110
     PARKED = 0x111

@@ -15,7 +15,7 @@ from cube.cubelet.runtime.microvm.conduits import Conduit
 from cube.cubelet.runtime.microvm.frames import ChannelType
 from cube.envd.files.blocking import file_error
 from cube.envd.guest import Buffer, Entry, GuestFile, TerminalSize
-from cube.model.errors import CubeError
+from cube.model.errors import CubeError, SandboxNotRunning
 
 if TYPE_CHECKING:
     from cube.cubelet.runtime.microvm.channel import PortLink
@@ -66,7 +66,7 @@ class ChannelHandle(Handle):
 
     def inotify(self) -> Inotify:
         self._check(self.kind is ChannelType.EVENTS, "a watch")
-        return ChannelInotify(self.number, self._descriptor())
+        return ChannelInotify(self.number, self._descriptor(), self._asking())
 
     def close(self) -> None:
         if not self._taken:
@@ -94,16 +94,22 @@ class ChannelHandle(Handle):
 class ChannelInotify(Inotify):
     """Implements ``Inotify`` over a pipe with the records of the guest's."""
 
-    def __init__(self, number: int, fd: int) -> None:
+    def __init__(self, number: int, fd: int, ask: Ask) -> None:
         self.number = number
         self._fd = fd
+        self._ask = ask
         self._rest = b""
         os.set_blocking(fd, False)
 
     def fileno(self) -> int:
         return self._fd
 
-    def read(self) -> bytes:
+    async def read(self) -> bytes:
+        # The answer comes behind the records of all that was done before; a paused guest has done nothing since.
+        with contextlib.suppress(SandboxNotRunning):
+            await self._ask(Kind.EVENTS, Writer().u32(self.number).finish(), Kind.OK, nothing)
+        if self._fd < 0:
+            return b""
         try:
             self._rest += os.read(self._fd, _RECORDS)
         except BlockingIOError:
@@ -113,7 +119,8 @@ class ChannelInotify(Inotify):
         return records
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
 
 def _whole_records(data: bytes) -> int:

@@ -194,6 +194,25 @@ class TestFiles:
         watch.close()
         watch.close()
 
+    async def test_what_was_done_before_a_read_is_in_it(self, guest: MicroVMGuest, tmp_path: Path) -> None:
+        watch = await guest.watch(str(tmp_path), "root", recursive=False)
+        for number in range(100):
+            opened = await guest.open_write(str(tmp_path / f"{number}"), "root", mode=0o640)
+            await opened.file.write(b"x")
+            opened.file.close()
+            assert (f"{number}", EventType.WRITE) in [(event.name, event.type) for event in await watch.read()]
+        watch.close()
+
+    async def test_many_events_wait_for_a_reader(self, guest: MicroVMGuest, tmp_path: Path) -> None:
+        """More than the window and the pipe hold, in records that do not fill either evenly."""
+        watch = await guest.watch(str(tmp_path), "root", recursive=False)
+        names = [f"{number:0{1 + number % 200}}" for number in range(3000)]
+        for name in names:
+            (tmp_path / name).touch()
+        created = [event.name for event in await watch.read() if event.type is EventType.CREATE]
+        assert created == names
+        watch.close()
+
 
 class TestSessions:
     async def test_a_suspended_guest_goes_on_where_it_was(self, guest: MicroVMGuest, ground: RelayGround) -> None:
