@@ -24,7 +24,7 @@ GATEWAY_MAC: Final = bytes.fromhex("026375626501")
 SANDBOX_MAC: Final = bytes.fromhex("026375626502")
 #: On the host's end: take packets from the sandbox's own address alone. They may be passed on, whatever the machine's
 #: global switch says; which ones, cube.netagent.ruleset and cube.netagent.routing decide.
-_HOST_SYSCTLS: Final = (("rp_filter", "1"), ("forwarding", "1"))
+_HOST_SETTINGS: Final = {rtnetlink.RP_FILTER: 1, rtnetlink.FORWARDING: 1}
 #: Seconds that the kernel gets to take away the interfaces of links that were let go.
 _REMOVAL_TIME: Final = 3.0
 
@@ -125,15 +125,14 @@ class Factory(ABC, Generic[L]):
 
     def _close_host_end(self, name: str) -> None:
         namespaces.close_ipv6(name)
-        for knob, value in _HOST_SYSCTLS:
-            namespaces.write_sysctl(f"net/ipv4/conf/{name}/{knob}", value)
 
     def _address_host_end(self, index: int, *, arp: bool) -> None:
-        """Bring the host's end up with its address; where the sandbox's MAC is known beforehand it needs no ARP, whose
-        table is shared by all namespaces of the machine and holds 1,024 entries unless it was enlarged."""
+        """Bring the host's end up, with its settings and address; where the sandbox's MAC is known it needs no
+        ARP, whose table is shared by all namespaces of the machine and holds 1,024 entries unless it was enlarged."""
         outer = self._host.link(self.plan.interface(index)).index
         self._host.request(
             [
+                rtnetlink.configure(outer, _HOST_SETTINGS),
                 rtnetlink.add_address(outer, self.plan.gateway(index)),
                 rtnetlink.link_up(outer, arp=arp),
                 rtnetlink.add_neighbour(outer, self.plan.sandbox(index).ip, SANDBOX_MAC),

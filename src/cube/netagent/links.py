@@ -15,6 +15,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv4Network
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from cube.model.errors import CubeError, HostError, LimitExceeded, Unavailable
@@ -29,6 +30,8 @@ __all__ = ["Link", "LinkPool", "Pool", "TapLink", "TapPool"]
 
 _log = logging.getLogger(__name__)
 _DROPPED_AT_ONCE: Final = 64
+#: Released links that are looked at in one visit to the thread, for which somebody may be waiting.
+_SORTED_AT_ONCE: Final = 8
 T = TypeVar("T")
 
 
@@ -42,6 +45,8 @@ class Pool(Generic[L]):
     def __init__(self, settings: Settings, factory: Factory[L]) -> None:
         self._plan = factory.plan
         self._target = settings.seat_pool
+        #: How many to keep of those that come back as good as new.
+        self._kept = self._target
         self._factory = factory
         self._thread = namespaces.namespace_thread(f"{settings.instance}-{factory.kind}")
         self._ready: deque[L] = deque()
@@ -83,6 +88,12 @@ class Pool(Generic[L]):
         self._held[link.index] = link
         self._wake.set()
         return link
+
+    def expect(self, count: int) -> None:
+        """So many links may be asked for soon: as many are kept of those that come back as good as new, which costs a
+        tenth of making them. No more are made ahead for it, and what is not expected any more is dropped."""
+        self._kept = max(self._target, count)
+        self._wake.set()
 
     def release(self, link: L) -> None:
         """Give a link back; the caller vouches that no process is left in its namespace, or else uses ``discard``."""
@@ -217,9 +228,11 @@ class Pool(Generic[L]):
         """Do the most urgent thing; ``False`` when there is nothing to do."""
         lacking = bool(self._waiting) or len(self._ready) < self._target
         if self._released:
-            await self._sort_out(self._released.popleft(), wanted=lacking)
+            await self._sort_out()
         elif lacking and len(self._taken) + len(self._foreign) < self._plan.capacity:
             await self._make_one()
+        elif len(self._ready) > self._kept:
+            self._doomed.append(self._ready.popleft())
         elif self._doomed:
             await self._drop_some()
         elif self._waiting:
@@ -242,12 +255,20 @@ class Pool(Generic[L]):
         await self._run(self._factory.drop, links)
         self._taken.difference_update(link.index for link in links)
 
-    async def _sort_out(self, link: L, *, wanted: bool) -> None:
-        """Use a released link again when it is wanted and as good as new."""
-        if wanted and await self._run(self._factory.is_pristine, link):
-            self._hand_out(link)
-        else:
-            self._doomed.append(link)
+    async def _sort_out(self) -> None:
+        """Use released links again that are wanted and as good as new."""
+        links = list(islice(self._released, _SORTED_AT_ONCE))
+        wanted = max(0, len(self._waiting) + self._kept - len(self._ready))
+        pristine = await self._run(self._pristine, links[:wanted])
+        for number, link in enumerate(links):
+            self._released.popleft()
+            if number < wanted and pristine[number]:
+                self._hand_out(link)
+            else:
+                self._doomed.append(link)
+
+    def _pristine(self, links: list[L]) -> list[bool]:
+        return [self._factory.is_pristine(link) for link in links]
 
     def _hand_out(self, link: L) -> None:
         while self._waiting:

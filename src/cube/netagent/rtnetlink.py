@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Final
@@ -48,6 +49,8 @@ _IFLA_INFO_KIND: Final = 1
 _IFLA_INFO_DATA: Final = 2
 _VETH_INFO_PEER: Final = 1
 _IFLA_STATS64: Final = 23
+_IFLA_AF_SPEC: Final = 26
+_IFLA_INET_CONF: Final = 1
 _IFLA_NET_NS_FD: Final = 28
 _IFLA_NUM_TX_QUEUES: Final = 31
 _IFLA_NUM_RX_QUEUES: Final = 32
@@ -61,6 +64,10 @@ _NDA_DST: Final = 1
 _NDA_LLADDR: Final = 2
 _NETNSA_NSID: Final = 1
 _NETNSA_FD: Final = 3
+
+#: Settings of an interface that /proc/sys/net/ipv4/conf has as files (enum in <linux/ip.h>).
+FORWARDING: Final = 1
+RP_FILTER: Final = 8
 
 _IFF_UP: Final = 0x1
 _IFF_NOARP: Final = 0x80
@@ -130,6 +137,14 @@ def link_up(index: int, *, arp: bool = True) -> Message:
     """Bring an interface up; without ARP it neither asks nor answers who has an address."""
     flags = _IFF_UP if arp else _IFF_UP | _IFF_NOARP
     return Message(_RTM_NEWLINK, 0, _link(index, flags, _IFF_UP | _IFF_NOARP))
+
+
+def configure(index: int, settings: Mapping[int, int]) -> Message:
+    """Change IPv4 settings of an interface: a message among others, where each file below /proc/sys would have to be
+    looked up among those of all namespaces."""
+    values = b"".join(number(setting, value) for setting, value in settings.items())
+    inet = nested(socket.AF_INET, nested(_IFLA_INET_CONF, values))
+    return Message(_RTM_NEWLINK, 0, _link(index) + nested(_IFLA_AF_SPEC, inet))
 
 
 def delete_link(index: int) -> Message:

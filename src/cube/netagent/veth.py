@@ -117,7 +117,6 @@ class LinkFactory(Factory[Link]):
         for path, value in _SANDBOX_SYSCTLS:
             namespaces.write_sysctl(path, value)
         namespaces.close_ipv6("all")
-        namespaces.close_ipv6("default")
         return RouteSocket()
 
     def _connect(self, index: int, namespace: int, inner: RouteSocket) -> None:

@@ -97,6 +97,22 @@ async def test_unused_link_is_used_again(pool: LinkPool, settings: Settings) -> 
     assert link in seen
 
 
+async def test_links_that_come_back_are_kept_as_long_as_they_are_expected(pool: LinkPool, settings: Settings) -> None:
+    """Making one costs ten times what a look at it does, and taking it away as much again."""
+    pool.expect(6)
+    links = [await pool.acquire() for _ in range(6)]
+    for link in links:
+        pool.release(link)
+    await filled(pool, 6)
+    again = [await pool.acquire() for _ in range(6)]
+    assert len({link.index for link in again} & {link.index for link in links}) >= 4
+    for link in again:
+        pool.release(link)
+    await filled(pool, 6)
+    pool.expect(0)
+    assert await poll_until(lambda: len(interfaces(settings)) == 2, 10)
+
+
 @pytest.mark.parametrize("use", [LOOPBACK, PING], ids=["loopback", "ping"])
 async def test_used_link_is_not_used_again(pool: LinkPool, settings: Settings, use: str) -> None:
     link = await pool.acquire()

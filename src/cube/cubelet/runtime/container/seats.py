@@ -178,6 +178,7 @@ class SeatPool:
         return running_out or len(self._left) >= 2 * max(self._demand.target, _FEW)
 
     async def _tidy(self) -> None:
+        self._links.expect(self.target)
         while len(self._ready) > self.target:
             self._left.append(self._ready.popleft())
         await self._take_all_apart()
