@@ -29,11 +29,13 @@ _LONGEST_ECHO = 64
 class Entry:
     """A sandbox that has not ended, and what is being done with it."""
 
-    __slots__ = ("ending", "failed_pauses", "operation", "ran", "sandbox", "spec", "usage")
+    __slots__ = ("caller", "ending", "failed_pauses", "operation", "ran", "sandbox", "spec", "usage")
 
-    def __init__(self, sandbox: Sandbox, spec: SandboxSpec) -> None:
+    def __init__(self, sandbox: Sandbox, spec: SandboxSpec, caller: str = "") -> None:
         self.sandbox = sandbox
         self.spec = spec
+        #: Whom its start is counted to; nothing else depends on it, and a restart forgets it.
+        self.caller = caller
         #: Whether it has ever been up.
         self.ran = sandbox.state is not SandboxState.CREATING
         self.usage = UsageHistory(sandbox.started_at, sandbox.resources)
@@ -46,7 +48,8 @@ class Entry:
 
     def renamed(self, sandbox_id: str) -> Entry:
         """The same under another id, before anything is done with it."""
-        return Entry(replace(self.sandbox, sandbox_id=sandbox_id), replace(self.spec, sandbox_id=sandbox_id))
+        sandbox, spec = replace(self.sandbox, sandbox_id=sandbox_id), replace(self.spec, sandbox_id=sandbox_id)
+        return Entry(sandbox, spec, self.caller)
 
 
 @dataclass(frozen=True, slots=True)

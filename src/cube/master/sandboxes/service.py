@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -157,8 +158,10 @@ class SandboxService:
 
     # -- one sandbox ---------------------------------------------------------------------------------------------
 
-    async def create(self, request: CreateSandbox, key: IdempotencyKey | None = None) -> Sandbox:
+    async def create(self, request: CreateSandbox, key: IdempotencyKey | None = None, *, caller: str = "") -> Sandbox:
         """Start a sandbox; returns when it answers. When the caller is cancelled, nothing of it remains.
+
+        Many at once wait for their turns, in which the callers (any names that tell them apart) take turns.
 
         With a key the same request can be made again for 24 hours: it returns the same sandbox, and waits while that
         is being created. Such a creation goes on when the caller is cancelled. Raises ``KeyReused`` when the key came
@@ -168,16 +171,17 @@ class SandboxService:
         ``Conflict`` (ended while it was starting), ``Unavailable``.
         """
         if key is None:
-            return await self._create(request)
-        return await self._repeats.once(key, request, self._create)
+            return await self._create(request, caller=caller)
+        return await self._repeats.once(key, request, partial(self._create, caller=caller))
 
-    async def _create(self, request: CreateSandbox, recording: Recording | None = None) -> Sandbox:
+    async def _create(self, request: CreateSandbox, recording: Recording | None = None, *, caller: str) -> Sandbox:
         entry = self._admit(request)
+        entry.caller = caller
         also = None if recording is None else recording(entry.sandbox.sandbox_id)
         return await self._start(entry, request.timeout, also)
 
     async def _start(self, entry: Entry, seconds: int, also: Callable[[Connection], None] | None = None) -> Sandbox:
-        self._admission.check(len(self._registry))
+        self._admission.check(len(self._registry), entry.caller)
         self._registry.add(entry)
         try:
             sandbox = await exclusively(entry, self._operations.start(entry, seconds, also))
