@@ -170,7 +170,7 @@ async def test_the_source_may_end_while_its_forks_start(master: Master) -> None:
 async def test_what_is_busy_or_wrong_is_refused(master: Master) -> None:
     source = await master.create()
     with pytest.raises(InvalidInput):
-        await master.service.fork(source.sandbox_id, 1, -1)
+        await master.service.fork(source.sandbox_id, 1, -2)
     gate = master.node.close_gate("pause")
     pausing = asyncio.create_task(master.service.pause(source.sandbox_id))
     await master.node.called("pause")

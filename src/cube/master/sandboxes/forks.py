@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import structlog
 
 from cube.master.sandboxes.context import Context
 from cube.master.sandboxes.endings import Endings
+from cube.master.sandboxes.lifecycle import end_after
 from cube.master.sandboxes.operations import exclusively
 from cube.master.sandboxes.registry import Entry
 from cube.model.errors import CubeError
@@ -80,7 +80,7 @@ class Forks:
             state=SandboxState.CREATING,
             started_at=now,
             # Its time counts from its answer, but this is what a restart finds if that was not recorded any more.
-            end_at=now + timedelta(seconds=seconds),
+            end_at=end_after(now, seconds),
             envd_access_token=new_token(),
             ingress=replace(ingress, traffic_access_token=new_token()) if _closed(ingress) else ingress,
             snapshot_id=None,

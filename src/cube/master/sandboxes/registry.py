@@ -6,9 +6,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
+from cube.master.sandboxes.lifecycle import end_after
 from cube.master.sandboxes.requests import CreateSandbox
 from cube.master.sandboxes.usage import UsageHistory
 from cube.master.store.records import SandboxRecord
@@ -83,7 +84,7 @@ def new_entry(
         template_name=request.template if request.template != origin.id else None,
         state=SandboxState.CREATING,
         started_at=now,
-        end_at=now + timedelta(seconds=request.timeout),
+        end_at=end_after(now, request.timeout),
         on_timeout=request.on_timeout,
         auto_resume=request.auto_resume,
         resources=origin.template.resources if snapshot is None else snapshot.resources,

@@ -21,7 +21,7 @@ from cube.master.sandboxes.deadlines import DeadlineTimer
 from cube.master.sandboxes.endings import Endings
 from cube.master.sandboxes.expiry import Expiry
 from cube.master.sandboxes.forks import Forks
-from cube.master.sandboxes.lifecycle import visible_state
+from cube.master.sandboxes.lifecycle import WITHOUT_END, visible_state
 from cube.master.sandboxes.listing import select
 from cube.master.sandboxes.logbook import LogBook, LogEntry, LogLevel, LogQuery
 from cube.master.sandboxes.metering import Metering
@@ -361,8 +361,8 @@ class SandboxService:
 
     def _check_timeout(self, seconds: int) -> None:
         longest = self._settings.max_timeout
-        if not 0 <= seconds <= longest:
-            raise InvalidInput(f"timeout must be 0 to {longest} seconds", field="timeout")
+        if seconds != WITHOUT_END and not 0 <= seconds <= longest:
+            raise InvalidInput(f"timeout must be 0 to {longest} seconds, or -1 for no end", field="timeout")
 
     def _check_nodes(self, nodes: Collection[str]) -> None:
         own = {self._settings.instance, *self._settings.public_addresses, self._settings.public_address}
