@@ -149,11 +149,7 @@ class Settings(BaseSettings):
     default_timeout: int = Field(
         default=300, ge=1, description="Seconds a sandbox lives when the client names no timeout."
     )
-    max_timeout: int = Field(
-        default=86400,
-        ge=1,
-        description="Longest timeout that a client may ask for, in seconds; -1, for no end, is always allowed.",
-    )
+    max_timeout: int = Field(default=86400, ge=1, description="Longest timeout that a client may ask for, in seconds.")
     metrics_interval: float = Field(
         default=5,
         ge=0,
@@ -194,6 +190,11 @@ class Settings(BaseSettings):
     vm_modules: str = Field(
         default="",
         description="Directory of that kernel's modules (`/lib/modules/<version>`); empty when all is built in.",
+    )
+    debug_listen: str = Field(
+        default="",
+        pattern=r"^(|127\.[0-9.]+:[0-9]{1,5})$",
+        description="Loopback `address:port` of a listener that shows what the service is doing; empty opens none.",
     )
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="Least severe level that is logged."
@@ -329,6 +330,16 @@ class Settings(BaseSettings):
     def ca_dir(self) -> Path:
         """The authority that signs for servers in sandboxes with egress rules: its certificate and its key."""
         return self.state_dir / "ca"
+
+    @property
+    def network_socket(self) -> Path:
+        """Where the network agent answers, Connect RPC and HTTP, for root of this machine alone."""
+        return self.run_dir / "network" / "agent.sock"
+
+    @property
+    def network_fd_socket(self) -> Path:
+        """Where the network agent hands out descriptors."""
+        return self.run_dir / "network" / "tap.sock"
 
     @property
     def egress_admin_socket(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,20 @@ def test_e8_names_are_asked_of_the_gateway_and_allowed_ones_connect(service: Ser
 def test_f3_without_internet_access_names_do_not_resolve(service: Service) -> None:
     with created(service, allow_internet_access=False) as sandbox, pytest.raises(CommandExitException):
         sandbox.commands.run("RES_OPTIONS='timeout:1 attempts:1' getent hosts a.test")
+
+
+def test_networks_are_listed_with_their_policy(service: Service) -> None:
+    """``cube network ls`` asks the agent within the service."""
+    sandbox = created(service, network={"deny_out": [ALL], "allow_out": [NEAR]})
+    try:
+        listed = {one["sandboxId"]: one for one in json.loads(service.run("network", "ls", "--json").stdout)}
+        shown = json.loads(service.run("network", "show", sandbox.sandbox_id, "--json").stdout)
+        assert listed[sandbox.sandbox_id] == shown
+        assert (shown["owner"], shown["kind"]) == ("node", "veth")
+        assert shown["policy"] == {"allowOut": [NEAR], "denyOut": [ALL]}
+        address = sandbox.commands.run("hostname -I").stdout.strip()
+        assert shown["persistMetadata"]["sandbox_ip"] == address
+        assert "ready" in service.run("network", "health").stdout
+    finally:
+        sandbox.kill()
+    assert sandbox.sandbox_id not in service.run("network", "ls").stdout

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import typer
 
 from cube import __version__
-from cube.cli import bench, demo, doctor, egress, snapshot, template, up, volume
+from cube.cli import bench, demo, doctor, egress, network, snapshot, template, up, volume
 from cube.cli.output import Json, out, print_json
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command()(doctor.doctor)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.add_typer(egress.app, name="egress")
+app.add_typer(network.app, name="network")
+app.command("network-agent")(network.agent)
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(template.app, name="template")
 app.add_typer(volume.app, name="volume")

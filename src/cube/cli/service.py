@@ -9,19 +9,19 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
-import uvicorn
 
 from cube.api.app import create_api
 from cube.api.authority import authority
 from cube.cli import logs
+from cube.cli.http_server import http_server, stop_signal
+from cube.cli.network_doors import network_doors, only_agent
 from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.node import Cubelet
 from cube.cubelet.runtime.choice import all_runtimes, choose, find_out
@@ -40,6 +40,7 @@ from cube.master.sandboxes.service import SandboxService, sandbox_service
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning
 from cube.model.template import Template
 from cube.netagent.agent import NetworkAgent
+from cube.netagent.networks.service import Networks
 from cube.proxy import sockets
 from cube.proxy.inbound import CubeProxy
 from cube.proxy.routes import Gone, Route
@@ -47,10 +48,6 @@ from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-#: Idle connections from the proxy are closed by the proxy, never by us: a request could be on its way.
-_KEEP_ALIVE_S = 24 * 3600
-#: What streams get to finish when the service ends.
-_GRACE_S = 2
 _SERVICE_HEADER = b"x-cube-service"
 
 
@@ -60,7 +57,7 @@ async def serve(settings: Settings) -> bool:
     _allow_many_descriptors()
     # Requests are served by one thread; what others do in the background must not make it wait for 5 ms, the default.
     sys.setswitchinterval(0.0005)
-    ended = _stop_signal()
+    ended = stop_signal()
     async with running(settings):
         _spare_the_collector()
         log.info("service.started", url=settings.public_url)
@@ -77,12 +74,16 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         images = ImageStore(settings)
         await asyncio.to_thread(images.load)
         gateway = await asyncio.to_thread(open_gateway, settings)
+        stack.enter_context(only_agent(settings))
         network = NetworkAgent(settings, gateway)
         stack.push_async_callback(network.close)
         await network.start()
         runtime = await choose(settings, images, network)
         stack.push_async_callback(runtime.close)
         await runtime.start()
+        networks = Networks(settings, network)
+        stack.push_async_callback(networks.close)
+        await networks.start()
         await stack.enter_async_context(_beside(find_out(settings)))
         volumes = VolumeStore(settings)
         await asyncio.to_thread(volumes.open)
@@ -90,20 +91,20 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         templates = _Templates(settings, images)
         node = Cubelet(runtime, templates, volumes=volumes, prepare=prewarm, stock=stock, network=network)
         cubelet = await stack.enter_async_context(node)
-        service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         # It knows the rules of all sandboxes that there are by now. Until it serves they are closed.
-        gateway.use_secrets(service.secrets)
         stack.push_async_callback(gateway.close)
         await gateway.start()
+        service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         await _open_doors(stack, settings, service, cubelet)
         await _open_admin(stack, settings, gateway)
+        await stack.enter_async_context(network_doors(settings, networks))
         yield
 
 
 async def _open_admin(stack: AsyncExitStack, settings: Settings, gateway: CubeEgress) -> None:
     """The outbound proxy's own API, for root alone."""
     listener = stack.enter_context(sockets.listening(settings.egress_admin_socket, os.geteuid()))
-    await stack.enter_async_context(_http_server(create_admin_api(gateway), listener))
+    await stack.enter_async_context(http_server(create_admin_api(gateway), listener))
 
 
 async def _open_doors(stack: AsyncExitStack, settings: Settings, service: SandboxService, cubelet: Cubelet) -> None:
@@ -118,7 +119,7 @@ async def _open_doors(stack: AsyncExitStack, settings: Settings, service: Sandbo
     }
     for path, app in doors.items():
         listener = stack.enter_context(sockets.listening(path, settings.proxy_uid))
-        await stack.enter_async_context(_http_server(app, listener))
+        await stack.enter_async_context(http_server(app, listener))
     directory = _Directory(service, cubelet)
     proxy = CubeProxy(settings, directory)
     directory.proxy = proxy
@@ -228,39 +229,6 @@ class _Nobody:
         return None
 
 
-class _Server(uvicorn.Server):
-    """A server that leaves the signals to the service."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """No handlers."""
-        yield
-
-
-@asynccontextmanager
-async def _http_server(app: Any, listener: socket.socket) -> AsyncIterator[None]:
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task
-
-
 @asynccontextmanager
 async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Something is done beside the block, and given up at its end."""
@@ -285,19 +253,6 @@ def _allow_many_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _stop_signal() -> asyncio.Future[signal.Signals]:
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def stop(number: signal.Signals) -> None:
-        if not ended.done():
-            ended.set_result(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    return ended
-
-
 async def tear_down(settings: Settings) -> int:
     """End every sandbox of the instance and remove what it has on this machine, the templates and records apart.
 
@@ -315,7 +270,7 @@ async def tear_down(settings: Settings) -> int:
 
 def _remove_run_dir(directory: Path) -> None:
     """Only what is ours: the setting may name a directory that others use too."""
-    for name in ("sandboxes", "stage", "images", "proxy", "egress", "vm"):
+    for name in ("sandboxes", "stage", "images", "proxy", "egress", "vm", "network"):
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in ("cube-init", "cube.pid", "egress-admin.sock"):
         (directory / name).unlink(missing_ok=True)

@@ -11,13 +11,12 @@ from typing import Any
 
 import orjson
 from connectrpc.code import Code
-from connectrpc.codec import Codec, proto_binary_codec, proto_json_codec
 from connectrpc.errors import ConnectError
-from protobuf import Message
 
 from cube.envd.asgi import Receive, Scope, Send, header, respond, respond_json
 from cube.envd.auth import named_user
 from cube.envd.call import KEEPALIVE, Call, Connection, current_call
+from cube.envd.codecs import strict_codecs
 from cube.envd.errors import connect_error
 from cube.envd.filesystem.service import FilesystemService
 from cube.envd.process.service import ProcessService
@@ -45,8 +44,6 @@ _HEADERS = {
     b"connect-protocol-version",
     b"connect-timeout-ms",
 }
-#: Brackets of a message that need no look at how they are nested.
-_CERTAINLY_SHALLOW = 256
 _SHORTEST_KEEPALIVE = 1.0
 _LONGEST_KEEPALIVE = 3600.0
 
@@ -55,7 +52,7 @@ class RpcServices:
     """Dispatches to the two services."""
 
     def __init__(self) -> None:
-        codecs: list[Codec[Any, Any]] = [_StrictJsonCodec(proto_json_codec()), _StrictCodec(proto_binary_codec())]
+        codecs = strict_codecs()
         process = ProcessASGIApplication(ProcessService(), read_max_bytes=MESSAGE_LIMIT, compressions=(), codecs=codecs)
         filesystem = FilesystemASGIApplication(
             FilesystemService(), read_max_bytes=MESSAGE_LIMIT, compressions=(), codecs=codecs
@@ -92,35 +89,6 @@ class RpcServices:
             await app(_plain_scope(scope), connection.receive, send)
         finally:
             current_call.reset(token)
-
-
-class _StrictCodec:
-    """A codec whose refusal of malformed input is the client's fault, not the server's."""
-
-    def __init__(self, codec: Codec[Any, Any]) -> None:
-        self._codec = codec
-        self.name = codec.name
-        self.encode = codec.encode
-
-    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Message:
-        try:
-            return self._codec.decode(data, message_class)  # type: ignore[no-any-return]
-        except (ValueError, TypeError, OverflowError, RecursionError, KeyError, EOFError) as error:
-            raise ConnectError(Code.INVALID_ARGUMENT, f"the message cannot be decoded: {error}") from error
-
-
-class _StrictJsonCodec(_StrictCodec):
-    """Keeps deeply nested JSON away from the native decoder of protobuf-py 0.6: there it overflows the stack, and the
-    whole service dies of it. ``orjson`` refuses more than 1024 levels.
-    """
-
-    def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Message:
-        if data.count(b"[") + data.count(b"{") > _CERTAINLY_SHALLOW:
-            try:
-                orjson.loads(data)
-            except orjson.JSONDecodeError as error:
-                raise ConnectError(Code.INVALID_ARGUMENT, f"the message is not JSON: {error}") from error
-        return super().decode(data, message_class)
 
 
 def _content_type_fits(scope: Scope) -> bool:

@@ -1,13 +1,13 @@
 """The network agent: hands out links, puts policies in force on them, and keeps both so.
 
-Runtimes of this process call it directly; ``cube.netagent.rpc`` and ``cube.netagent.http`` offer the same to others.
+Runtimes of this process call it directly; ``cube.netagent.networks`` hands out networks to other processes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -26,6 +26,7 @@ from cube.netagent.firewall import Firewall
 from cube.netagent.links import LinkPool, TapPool
 from cube.netagent.policies import Policies
 from cube.netagent.rules_push import RulesPush
+from cube.netagent.turns import Turns
 from cube.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class NetworkAgent:
         #: By address, for whoever has a packet and nothing else.
         self._by_address: dict[IPv4Address, Attachment] = {}
         #: One change at a time for each sandbox; the next one waits.
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._turns = Turns()
         self._keeper: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ class NetworkAgent:
         ``HostError`` when the kernel refuses; the link is closed then.
         """
         fresh = Attachment(sandbox_id, link, network, await self._compiled(network))
-        async with self._lock(sandbox_id):
+        async with self._turns.of(sandbox_id):
             former = self._attached.get(sandbox_id)
             if former is not None and former.address != link.address:
                 await self._detach(former)
@@ -130,7 +131,7 @@ class NetworkAgent:
 
         ``SandboxNotFound`` when it is not on a link; ``HostError`` when the kernel refuses, and the old policy stays.
         """
-        async with self._lock(sandbox_id):
+        async with self._turns.of(sandbox_id):
             former = self.attachment(sandbox_id)
             fresh = replace(former, network=network, policy=await self._compiled(network))
             await self._put(fresh)
@@ -139,13 +140,12 @@ class NetworkAgent:
 
     async def release(self, sandbox_id: str) -> None:
         """Close the link of a sandbox. Succeeds when it is on none; the link itself is its owner's to give back."""
-        if sandbox_id not in self._attached and sandbox_id not in self._locks:
+        if sandbox_id not in self._attached and not self._turns.busy(sandbox_id):
             return
-        async with self._lock(sandbox_id):
+        async with self._turns.of(sandbox_id):
             former = self._attached.get(sandbox_id)
             if former is not None:
                 await self._detach(former)
-        self._locks.pop(sandbox_id, None)
 
     def attachment(self, sandbox_id: str) -> Attachment:
         """Where a sandbox is; ``SandboxNotFound`` when it is on no link."""
@@ -161,6 +161,13 @@ class NetworkAgent:
     def at(self, address: IPv4Address) -> Attachment | None:
         """The sandbox that has an address."""
         return self._by_address.get(address)
+
+    async def unready(self) -> str:
+        """What is missing, for a reader; empty when everything is in force."""
+        if not await self._firewall.present():
+            return "the table of the firewall is not there"
+        routing = await self._firewall.status()
+        return "" if routing.complete else "the routing of sandboxes is not whole"
 
     async def forget_others(self) -> None:
         """Close the links of sandboxes that an earlier run knew and this one does not."""
@@ -182,17 +189,13 @@ class NetworkAgent:
             return
         await self._run(self._policies.learn, address, name, found, seconds)
 
-    def _lock(self, sandbox_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(sandbox_id, asyncio.Lock())
-
     async def _compiled(self, network: NetworkConfig) -> CompiledPolicy:
         if len(network.allow_out) + len(network.deny_out) <= _COMPILED_AT_ONCE:
             return compiled(network, self._defaults)
         return await asyncio.to_thread(compiled, network, self._defaults)
 
     async def _put(self, attachment: Attachment) -> None:
-        # Shielded: when nobody waits any more, it is known all the same that a policy is in force there.
-        await asyncio.shield(self._put_whole(attachment))
+        await _whole(self._put_whole(attachment))
 
     async def _put_whole(self, attachment: Attachment) -> None:
         await self._run(self._policies.set, attachment.address, attachment.policy)
@@ -201,6 +204,9 @@ class NetworkAgent:
         await self._push.put(attachment.address, attachment.sandbox_id, attachment.network.gateway_rules)
 
     async def _detach(self, attachment: Attachment) -> None:
+        await _whole(self._detach_whole(attachment))
+
+    async def _detach_whole(self, attachment: Attachment) -> None:
         await self._run(self._policies.clear, attachment.address)
         self._attached.pop(attachment.sandbox_id, None)
         self._by_address.pop(attachment.address, None)
@@ -225,3 +231,14 @@ class NetworkAgent:
 
     async def _run(self, job: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
+
+
+async def _whole(work: Coroutine[object, object, None]) -> None:
+    """Carry something out to its end, also when nobody waits any more: what the kernel has been told is known, and the
+    next change of the sandbox waits for it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -74,8 +74,9 @@ class Factory(ABC, Generic[L]):
         """Make the link of an index. ``FileExistsError`` when its interface is (still) there; nothing is left then."""
 
     @abstractmethod
-    def adopt(self, index: int, pid: int) -> L:
-        """Take over a link that an earlier run of the service made, found through a process at its other end.
+    def adopt(self, index: int, pid: int | None) -> L:
+        """Take over a link that an earlier run of the service made, found through a process at its other end, or
+        without one by what is there.
 
         ``HostError`` when the process or the interface is gone or the two do not belong together.
         """

@@ -71,11 +71,14 @@ class Pool(Generic[L]):
         return len(self._ready)
 
     async def start(self) -> None:
-        """Begin to fill the pool. ``HostError`` when the network is in use on this machine."""
+        """Begin to fill the pool. ``HostError`` when the network is in use on this machine. Again it does nothing."""
+        if self._keeper is not None:
+            return
         await self._run(self._factory.check_network)
         self._foreign = await self._run(self._factory.existing) - self._taken
-        self._keeper = asyncio.create_task(self._keep(), name="links")
-        self._wake.set()
+        if self._keeper is None:  # nobody was faster
+            self._keeper = asyncio.create_task(self._keep(), name="links")
+            self._wake.set()
 
     async def acquire(self) -> L:
         """A link that nobody else has: at once while the pool lasts, else as soon as it is made (1 to 2 ms).
@@ -101,8 +104,11 @@ class Pool(Generic[L]):
             self._released.append(link)
             self._wake.set()
 
-    async def adopt(self, index: int, pid: int) -> L:
+    async def adopt(self, index: int, pid: int | None) -> L:
         """Take over the link of a sandbox that has run since before this service; ``pid`` is its first process.
+
+        Without one the link is looked at alone: a TAP interface stands by itself, a namespace is found through whoever
+        is in it.
 
         ``HostError`` when the process or the interface is gone, or when the two do not belong together.
         """
@@ -129,6 +135,11 @@ class Pool(Generic[L]):
         if index not in self._taken:
             raise HostError(f"link {index} was not reserved")
         return await asyncio.shield(self._renew(index))
+
+    def changed(self, link: L) -> None:
+        """A link that was handed out has another descriptor now, which belongs to the pool from here on."""
+        if link.index in self._held:
+            self._held[link.index] = link
 
     def free(self, index: int) -> None:
         """Give up an index that was reserved."""
@@ -181,7 +192,7 @@ class Pool(Generic[L]):
         self._held[index] = link
         return link
 
-    async def _adopt(self, index: int, pid: int) -> L:
+    async def _adopt(self, index: int, pid: int | None) -> L:
         try:
             link = await self._run(self._factory.adopt, index, pid)
         except BaseException:

@@ -33,6 +33,24 @@ def process_namespace(pid: int) -> int:
     return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
+def inhabited() -> Iterator[int]:
+    """Descriptors of all namespaces that a process is in, each once; the caller closes them."""
+    seen: set[int] = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal():
+            continue
+        try:
+            namespace = process_namespace(int(entry))
+        except OSError:  # it has ended
+            continue
+        number = os.fstat(namespace).st_ino
+        if number in seen:
+            os.close(namespace)
+        else:
+            seen.add(number)
+            yield namespace
+
+
 @contextmanager
 def new_namespace(home: int) -> Iterator[int]:
     """Make a namespace and stay in it for the block; yields its descriptor, which the caller closes.

@@ -23,6 +23,7 @@ from cube.netagent.rtnetlink import LinkInfo
 
 _DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
+_TUNSETPERSIST: Final = 0x400454CB
 _TUNSETOFFLOAD: Final = 0x400454D0
 _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
@@ -80,6 +81,11 @@ def open_tap(interface: str, *, new: bool) -> int:
     return descriptor
 
 
+def keep(descriptor: int, *, kept: bool = True) -> None:
+    """Have an interface stay when nobody has it open any more, or not."""
+    fcntl.ioctl(descriptor, _TUNSETPERSIST, int(kept))
+
+
 class TapFactory(Factory[TapLink]):
     """Makes, judges and removes the links of microVMs."""
 
@@ -101,8 +107,9 @@ class TapFactory(Factory[TapLink]):
             raise
         return self._describe(index, found, descriptor)
 
-    def adopt(self, index: int, pid: int) -> TapLink:
-        """Take over a link whose descriptor a virtual machine's process has had since before this service.
+    def adopt(self, index: int, pid: int | None) -> TapLink:
+        """Take over a link whose descriptor a virtual machine's process has had since before this service, or one that
+        stands by itself (:func:`keep`).
 
         ``HostError`` when the process or the interface is gone or the two do not belong together.
         """
@@ -111,7 +118,7 @@ class TapFactory(Factory[TapLink]):
             found = self._host.link(name)
         except OSError as error:
             raise HostError(f"the link {name} is gone: {error.strerror}") from error
-        if not _has_open(pid, name):
+        if pid is not None and not _has_open(pid, name):
             raise HostError(f"process {pid} does not have the link {name} open")
         return self._describe(index, found, None)
 

@@ -76,11 +76,14 @@ class LinkFactory(Factory[Link]):
             raise
         return self._describe(index, namespace)
 
-    def adopt(self, index: int, pid: int) -> Link:
-        """Take over a link that an earlier run of the service made, found through a process at its other end.
+    def adopt(self, index: int, pid: int | None) -> Link:
+        """Take over a link that an earlier run of the service made, found through a process at its other end: a given
+        one, or any that is there.
 
         ``HostError`` when the process or the interface is gone or the two do not belong together.
         """
+        if pid is None:
+            return self._describe(index, self._inhabited_namespace(index))
         try:
             namespace = namespaces.process_namespace(pid)
         except OSError as error:
@@ -104,6 +107,18 @@ class LinkFactory(Factory[Link]):
         except OSError as error:
             _log.warning("cannot look into the namespace of %s: %s", link.interface, error)
             return False
+
+    def _inhabited_namespace(self, index: int) -> int:
+        """The namespace at the other end, by whichever process is in it."""
+        name = self.plan.interface(index)
+        for namespace in namespaces.inhabited():
+            try:
+                self._require_peer(name, namespace)
+            except HostError:
+                os.close(namespace)
+            else:
+                return namespace
+        raise HostError(f"the link {name} is gone, or no process is at its other end")
 
     def _require_peer(self, interface: str, namespace: int) -> None:
         try:

@@ -67,21 +67,21 @@ def _enterable(status: os.stat_result, uid: int) -> bool:
     return bool(status.st_mode & stat.S_IXOTH)
 
 
-def share(path: Path, uid: int) -> None:
+def share(path: Path, uid: int, mode: int = 0o660) -> None:
     """Let the proxy connect to a bound socket. The directory's mode kept others out until now."""
     os.chown(path, 0, uid)
-    path.chmod(0o660)
+    path.chmod(mode)
 
 
 @contextmanager
-def listening(path: Path, uid: int) -> Iterator[socket.socket]:
+def listening(path: Path, uid: int, mode: int = 0o660) -> Iterator[socket.socket]:
     """A non-blocking unix socket that the proxy may connect to; replaces one that an earlier run left."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.setblocking(False)
         listener.bind(os.fspath(path))
         try:
-            share(path, uid)
+            share(path, uid, mode)
             listener.listen(_BACKLOG)
             yield listener
         finally:

@@ -15,7 +15,6 @@ import structlog
 
 from cube.master.sandboxes.context import Context
 from cube.master.sandboxes.endings import Endings
-from cube.master.sandboxes.lifecycle import end_after
 from cube.master.sandboxes.operations import exclusively
 from cube.master.sandboxes.registry import Entry
 from cube.model.errors import CubeError
@@ -51,7 +50,7 @@ class Forks:
             self._context.background.start(self._forget(snapshot_id, source.operation), f"forget-{snapshot_id}")
 
     async def _started(self, source: Entry, count: int, seconds: int, snapshot_id: str) -> list[Sandbox | CubeError]:
-        forks = [self._entry(source, snapshot_id, seconds) for _ in range(count)]
+        forks = [self._entry(source, snapshot_id) for _ in range(count)]
         starts = [asyncio.create_task(self._attempt(fork, seconds), name="fork") for fork in forks]
         try:
             return list(await asyncio.gather(*starts))
@@ -70,8 +69,8 @@ class Forks:
         except CubeError as error:
             return error
 
-    def _entry(self, source: Entry, snapshot_id: str, seconds: int) -> Entry:
-        """A sandbox like the source in everything but its identity: tokens are its own, and so is its time."""
+    def _entry(self, source: Entry, snapshot_id: str) -> Entry:
+        """A sandbox like the source in everything but its identity: tokens are its own."""
         now = self._context.clock.now()
         ingress = source.sandbox.ingress
         sandbox = replace(
@@ -79,8 +78,7 @@ class Forks:
             sandbox_id=new_sandbox_id(),
             state=SandboxState.CREATING,
             started_at=now,
-            # Its time counts from its answer, but this is what a restart finds if that was not recorded any more.
-            end_at=end_after(now, seconds),
+            end_at=now,
             envd_access_token=new_token(),
             ingress=replace(ingress, traffic_access_token=new_token()) if _closed(ingress) else ingress,
             snapshot_id=None,
@@ -92,7 +90,7 @@ class Forks:
             envd_access_token=sandbox.envd_access_token,
             snapshot_id=snapshot_id,
         )
-        return Entry(sandbox, spec, source.caller)
+        return Entry(sandbox, spec)
 
     async def _forget(self, snapshot_id: str, capture: asyncio.Task[Any] | None) -> None:
         """Remove the snapshot, once nobody is making it; what cannot be removed now is by the next start."""

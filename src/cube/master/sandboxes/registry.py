@@ -6,10 +6,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from cube.master.sandboxes.lifecycle import end_after
 from cube.master.sandboxes.requests import CreateSandbox
 from cube.master.sandboxes.usage import UsageHistory
 from cube.master.store.records import SandboxRecord
@@ -30,13 +29,11 @@ _LONGEST_ECHO = 64
 class Entry:
     """A sandbox that has not ended, and what is being done with it."""
 
-    __slots__ = ("caller", "ending", "failed_pauses", "operation", "ran", "sandbox", "spec", "usage")
+    __slots__ = ("ending", "failed_pauses", "operation", "ran", "sandbox", "spec", "usage")
 
-    def __init__(self, sandbox: Sandbox, spec: SandboxSpec, caller: str = "") -> None:
+    def __init__(self, sandbox: Sandbox, spec: SandboxSpec) -> None:
         self.sandbox = sandbox
         self.spec = spec
-        #: Whom its start is counted to; nothing else depends on it, and a restart forgets it.
-        self.caller = caller
         #: Whether it has ever been up.
         self.ran = sandbox.state is not SandboxState.CREATING
         self.usage = UsageHistory(sandbox.started_at, sandbox.resources)
@@ -49,8 +46,7 @@ class Entry:
 
     def renamed(self, sandbox_id: str) -> Entry:
         """The same under another id, before anything is done with it."""
-        sandbox, spec = replace(self.sandbox, sandbox_id=sandbox_id), replace(self.spec, sandbox_id=sandbox_id)
-        return Entry(sandbox, spec, self.caller)
+        return Entry(replace(self.sandbox, sandbox_id=sandbox_id), replace(self.spec, sandbox_id=sandbox_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def new_entry(
         template_name=request.template if request.template != origin.id else None,
         state=SandboxState.CREATING,
         started_at=now,
-        end_at=end_after(now, request.timeout),
+        end_at=now + timedelta(seconds=request.timeout),
         on_timeout=request.on_timeout,
         auto_resume=request.auto_resume,
         resources=origin.template.resources if snapshot is None else snapshot.resources,
