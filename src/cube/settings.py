@@ -149,7 +149,11 @@ class Settings(BaseSettings):
     default_timeout: int = Field(
         default=300, ge=1, description="Seconds a sandbox lives when the client names no timeout."
     )
-    max_timeout: int = Field(default=86400, ge=1, description="Longest timeout that a client may ask for, in seconds.")
+    max_timeout: int = Field(
+        default=86400,
+        ge=1,
+        description="Longest timeout that a client may ask for, in seconds; -1, for no end, is always allowed.",
+    )
     metrics_interval: float = Field(
         default=5,
         ge=0,

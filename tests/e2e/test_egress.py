@@ -232,6 +232,20 @@ def admin(service: Service, path: str) -> Any:
         return client.get(f"http://egress/admin/v1{path}").json()
 
 
+def test_e5_a_kept_secret_is_filled_in_at_the_gateway(service: Service, internet: Internet) -> None:
+    made = rule("api", "api.a.test", inject=True)
+    made["action"]["inject"][0]["secret"] = "${e2b.secrets.model-key}"
+    with created(service, made) as sandbox:
+        before = fetch(sandbox, "https://api.a.test/before")
+        assert service.post("/secrets", {"name": "model-key", "value": SECRET}).status_code == 201
+        wait_for(lambda: fetch(sandbox, "https://api.a.test/after").startswith("{"))
+
+        assert before.startswith("403 ")
+        assert "secret_missing_in_policy" in before
+        assert internet.seen[0].all("authorization") == [f"Bearer {SECRET}"]
+        assert SECRET not in run(sandbox, "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'")
+
+
 def test_e14_every_part_says_which_build_it_is(service: Service) -> None:
     health = admin(service, "/health")
     parts = {one["component"]: one for one in json.loads(service.run("version", "--json").stdout)}

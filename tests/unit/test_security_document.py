@@ -1,4 +1,4 @@
-"""docs/security-tests.md names tests that exist."""
+"""docs/security-tests.md and the attacks of docs/egress.md name tests that exist."""
 
 from __future__ import annotations
 
@@ -20,3 +20,23 @@ def test_every_row_names_one() -> None:
     rows = [line for line in (ROOT / "docs/security-tests.md").read_text().splitlines() if line.startswith("| ")][1:]
     assert rows
     assert all("::test_" in row for row in rows)
+
+
+EGRESS = (ROOT / "docs/egress.md").read_text().partition("## Attacks, and what happens")[2].partition("\n## ")[0]
+EGRESS_ROWS = [line for line in EGRESS.splitlines() if line.startswith("| ")][1:]
+PLACES = ("security/egress", "integration/egress", "integration/netagent", "e2e")
+
+
+@pytest.mark.parametrize(("file", "name"), re.findall(r"`(test_\w+\.py)::(test_\w+)`", EGRESS))
+def test_the_test_of_an_egress_attack_exists(file: str, name: str) -> None:
+    texts = [path.read_text() for place in PLACES if (path := ROOT / "tests" / place / file).exists()]
+    assert any(re.search(rf"^(async )?def {name}\(", text, re.MULTILINE) for text in texts)
+
+
+def test_every_egress_attack_says_what_happens_and_names_a_test() -> None:
+    assert len(EGRESS_ROWS) > 30
+    for row in EGRESS_ROWS:
+        attack, what, tests = (cell.strip() for cell in row.strip("|").split(" | "))
+        assert attack
+        assert what
+        assert "::test_" in tests

@@ -34,3 +34,9 @@ def credential(headers: Headers) -> Credential:
     if scheme.lower() == "bearer":
         return Credential(token.strip(), bearer=True)
     return Credential(headers.get("x-api-key", ""), bearer=False)
+
+
+def caller(headers: Headers) -> str:
+    """Tells callers apart: by what they identify themselves with, else by the address that the proxy has seen."""
+    offered = credential(headers)
+    return offered.digest if offered.value else headers.get("x-forwarded-for", "")

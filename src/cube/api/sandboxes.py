@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
 from cube.api.creation import create_request
-from cube.api.credentials import credential
+from cube.api.credentials import caller, credential
 from cube.api.disconnect import cancelled_when_client_leaves
 from cube.api.filters import metadata_filter, state_filter
 from cube.api.openapi import failures
@@ -126,7 +126,7 @@ class SandboxRoutes:
         wanted = create_request(body, default_timeout)
         own_key = None if key is None else IdempotencyKey(key, credential(request.headers).digest)
         async with cancelled_when_client_leaves(request):
-            sandbox = await self._service.create(wanted, own_key)
+            sandbox = await self._service.create(wanted, own_key, caller=caller(request.headers))
         return respond(self._views.connected(sandbox), 201)
 
     def _page(self, query: ListQuery) -> Response:

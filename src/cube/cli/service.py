@@ -91,10 +91,11 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         templates = _Templates(settings, images)
         node = Cubelet(runtime, templates, volumes=volumes, prepare=prewarm, stock=stock, network=network)
         cubelet = await stack.enter_async_context(node)
+        service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         # It knows the rules of all sandboxes that there are by now. Until it serves they are closed.
+        gateway.use_secrets(service.secrets)
         stack.push_async_callback(gateway.close)
         await gateway.start()
-        service = await stack.enter_async_context(sandbox_service(cubelet, settings))
         await _open_doors(stack, settings, service, cubelet)
         await _open_admin(stack, settings, gateway)
         await stack.enter_async_context(network_doors(settings, networks))

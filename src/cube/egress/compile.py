@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cube.egress.envoy.replies import AMBIGUOUS, DENIED, NO_RULE, refusal
+from cube.egress.envoy.replies import AMBIGUOUS, DENIED, MISSING, NO_RULE, refusal
 from cube.egress.envoy.vocabulary import (
     ADS,
     CAPTURE,
@@ -87,6 +87,7 @@ def secrets(policy: Policy) -> dict[str, str]:
         for number, rule in enumerate(policy.rules)
         if rule.action.allow and rule.match.scheme is not Scheme.HTTP
         for injection in rule.action.inject
+        if not injection.missing
     }
 
 
@@ -121,6 +122,9 @@ def _route(policy: Policy, number: int, name: str, scheme: Scheme, match: Json, 
         denial = _denial(DENIED, "An egress rule of this sandbox denies the request", **known)
         return {**route, "typed_per_filter_config": filters, **denial}
     injections = rule.action.inject if scheme is Scheme.HTTPS else ()
+    if any(one.missing for one in injections):
+        denial = _denial(MISSING, "A secret that this rule injects does not exist, or no header can hold it", **known)
+        return {**route, "typed_per_filter_config": filters, **denial}
     if rule.action.audit is Audit.FULL:
         filters[CAPTURE] = _enabled()
     if injections:

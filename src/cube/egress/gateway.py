@@ -7,6 +7,7 @@ import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +20,22 @@ from cube.egress.audit.log import AuditLog
 from cube.egress.audit.writer import AuditWriter
 from cube.egress.ca import Authority
 from cube.egress.compile import Policy
-from cube.egress.envoy.clusters import World, world_clusters
+from cube.egress.cutting import cut
+from cube.egress.envoy.clusters import World
 from cube.egress.envoy.listener import egress_listener
+from cube.egress.envoy.options import envoy_options
 from cube.egress.known import KnownSecrets
 from cube.egress.leaves import Leaves
 from cube.egress.names import Names
+from cube.egress.references import referenced, resolved
 from cube.egress.remains import remove_directory, spool_in
 from cube.model.egress import EgressRule, EgressStatus
 from cube.model.errors import InvalidInput
+from cube.model.secrets import SecretResolver
 from cube.proxy import admin, sockets
-from cube.proxy.bootstrap import bootstrap
 from cube.proxy.controlled import Receipt, background, controlled
 from cube.proxy.delta import Catalogue, Resource
-from cube.proxy.envoy import EnvoyOptions, EnvoyProcess
+from cube.proxy.envoy import EnvoyProcess
 from cube.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,7 +45,6 @@ _log = logging.getLogger(__name__)
 #: How long :meth:`CubeEgress.put` waits for Envoy; it stays closed until then, with or without the wait.
 _IN_FORCE_SECONDS = 2.0
 _TIDY_SECONDS = 30.0
-_FLUSH_MILLISECONDS = 200
 
 
 class CubeEgress:
@@ -65,6 +68,9 @@ class CubeEgress:
         self._world = world
         self._home = settings.run_dir / "egress"
         self._policies: dict[str, Policy] = {}
+        #: The same with the values of secrets in them, as Envoy has them.
+        self._filled: dict[str, Policy] = {}
+        self._resolver: SecretResolver | None = None
         self._names = Names()
         self._leaves = Leaves(authority)
         self._catalogue: Catalogue | None = None
@@ -90,8 +96,19 @@ class CubeEgress:
         """The policy of an address in its usual form."""
         return self._policies.get(address)
 
+    def use_secrets(self, secrets: SecretResolver) -> None:
+        """Where the values of placeholders in rules come from. Until then, requests that need one are refused."""
+        self._resolver = secrets
+        secrets.on_change(self._secret_changed)
+        for policy in self._policies.values():
+            if referenced(policy.rules):
+                self._fill(policy)
+
     async def put(self, address: str, policy_id: str, rules: Sequence[EgressRule]) -> None:
-        """See :class:`cube.model.egress.EgressGateway`. Raises ``InvalidInput`` for what is no IPv4 address."""
+        """See :class:`cube.model.egress.EgressGateway`. Raises ``InvalidInput`` for what is no IPv4 address.
+
+        Open connections are cut, unless all that was decided before is decided in the same way.
+        """
         policy = Policy(_canonical(address), policy_id, tuple(rules))
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("egress rules of %s: %s", policy.address, policy_to_wire(policy))
@@ -100,17 +117,17 @@ class CubeEgress:
         if former is not None:
             self._names.remove(former.rules)
         self._policies[policy.address] = policy
-        self._secrets.add(policy)
-        if self._catalogue is not None:
-            resources = self._publish(policy, former)
-            await self._in_force(resources)
+        await self._in_force(self._fill(policy))
+        if former is not None and policy.rules[: len(former.rules)] != former.rules:
+            await self._cut(policy.address)
 
     async def remove(self, address: str) -> None:
         """See :class:`cube.model.egress.EgressGateway`."""
         policy = self._policies.pop(_canonical(address), None)
         if policy is not None:
             self._names.remove(policy.rules)
-            await self._withdraw(policy)
+            await self._withdraw(self._filled.pop(policy.address))
+            await self._cut(policy.address)
 
     def status(self) -> EgressStatus:
         """See :class:`cube.model.egress.EgressGateway`."""
@@ -138,7 +155,7 @@ class CubeEgress:
 
     async def _start(self) -> None:
         catalogue = self._catalogue = await asyncio.to_thread(self._make_catalogue)
-        for policy in self._policies.values():
+        for policy in self._filled.values():
             for resource in self._resources(policy):
                 catalogue.put(resource)
         discovery = self._undo.enter_context(sockets.listening(self._home / "xds.sock", self._settings.egress_uid))
@@ -167,9 +184,10 @@ class CubeEgress:
     def _mint(self, name: str) -> Resource | None:
         from cube.egress import messages
 
-        if not self._names.known(name):
+        pattern = self._names.pattern(name)
+        if pattern is None:
             return None
-        leaf = self._leaves.get(name)
+        leaf = self._leaves.get(name, pattern)
         return messages.leaf(leaf, self._authority.leaf_key_pem) if leaf else None
 
     async def _tidy(self) -> None:
@@ -185,6 +203,26 @@ class CubeEgress:
 
         values = compiled.secrets(policy)
         return [*(messages.credential(*item) for item in values.items()), messages.scope(policy)]
+
+    def _secret_changed(self, name: str) -> None:
+        for policy in self._policies.values():
+            if name in referenced(policy.rules):
+                self._fill(policy)
+
+    def _fill(self, policy: Policy) -> list[Resource]:
+        """Put the values of secrets into a policy, and tell Envoy; returns what it was told."""
+        filled = replace(policy, rules=resolved(policy.rules, self._resolver))
+        former, self._filled[policy.address] = self._filled.get(policy.address), filled
+        self._secrets.add(filled)
+        return self._publish(filled, former) if self._catalogue is not None else []
+
+    async def _cut(self, address: str) -> None:
+        try:
+            ended = await asyncio.to_thread(cut, address, self._settings.egress_uid)
+        except OSError as error:
+            _log.error("open connections of %s under former egress rules could not be cut: %s", address, error)
+        else:
+            _log.debug("%d connections of %s under former egress rules were cut", ended, address)
 
     def _publish(self, policy: Policy, former: Policy | None) -> list[Resource]:
         from cube.egress import messages
@@ -225,7 +263,7 @@ class CubeEgress:
 
     async def _in_force(self, resources: Sequence[Resource]) -> None:
         xds = self._xds
-        if xds is not None:
+        if xds is not None and resources:
             await self._until(lambda: all(xds.in_force(resource) for resource in resources), resources[-1].name)
 
     async def _until(self, true: Callable[[], bool], address: str) -> None:
@@ -249,23 +287,6 @@ class CubeEgress:
             return False
         resource = self._catalogue.of(messages.SCOPE).get(address)
         return resource is not None and self._xds.in_force(resource)
-
-
-def envoy_options(settings: Settings, world: World, concurrency: int = 2) -> EnvoyOptions:
-    """How the outbound Envoy of an instance is run."""
-    home = settings.run_dir / "egress"
-    admin_socket = home / "admin" / "admin.sock"
-    node = f"{settings.instance}-egress"
-    return EnvoyOptions(
-        directory=home,
-        uid=settings.egress_uid,
-        bootstrap=bootstrap(node, admin_socket, home / "xds.sock", clusters=world_clusters(world)),
-        concurrency=concurrency,
-        # To be handed connections whose destination is somewhere else.
-        capabilities=("net_raw",),
-        # `misc` repeats for every refused range that its message is not settled yet.
-        arguments=("--file-flush-interval-msec", str(_FLUSH_MILLISECONDS), "--component-log-level", "misc:error"),
-    )
 
 
 def _canonical(address: str) -> str:

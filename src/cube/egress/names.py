@@ -22,9 +22,10 @@ class Names:
         """Take back what :meth:`add` counted for the same rules."""
         self._patterns -= Counter(_patterns(rules))
 
-    def known(self, name: str) -> bool:
-        """Whether some rule could decide an HTTPS request to this host."""
-        return any(pattern in self._patterns for pattern in _fitting(name))
+    def pattern(self, name: str) -> str | None:
+        """The closest pattern of a rule that could decide an HTTPS request to this host: the name itself where a rule
+        says it, else ``*.`` and the longest end of it, else ``*``; ``None`` when no rule could."""
+        return next((pattern for pattern in _fitting(name) if pattern in self._patterns), None)
 
 
 _ANY = "*"
@@ -38,9 +39,9 @@ def _patterns(rules: Iterable[EgressRule]) -> Iterator[str]:
 
 
 def _fitting(name: str) -> Iterator[str]:
-    yield _ANY
     yield name
     rest = name
     while "." in rest:
         rest = rest.partition(".")[2]
         yield f"*.{rest}"
+    yield _ANY

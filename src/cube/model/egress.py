@@ -50,6 +50,11 @@ class Injection:
         return self.format.replace(PLACEHOLDER, self.secret, 1)
 
     @property
+    def missing(self) -> bool:
+        """Whether its secret is one that there is not: requests that need it are refused."""
+        return not self.secret
+
+    @property
     def fingerprint(self) -> str:
         """Names the secret in logs without telling it."""
         return "fp-" + hashlib.sha256(self.secret.encode()).hexdigest()[:8]

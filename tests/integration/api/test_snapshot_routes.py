@@ -160,7 +160,7 @@ async def test_a_fork_lives_for_fifteen_seconds_unless_told_otherwise(api: httpx
 
 @pytest.mark.parametrize(
     ("body", "field"),
-    [({"count": 0}, "count"), ({"count": 101}, "count"), ({"count": "2"}, "count"), ({"timeout": -1}, "timeout")],
+    [({"count": 0}, "count"), ({"count": 101}, "count"), ({"count": "2"}, "count"), ({"timeout": -2}, "timeout")],
 )
 async def test_a_bad_fork_names_its_field(api: httpx.AsyncClient, body: dict[str, Any], field: str) -> None:
     sandbox_id = (await create(api))["sandboxID"]

@@ -47,6 +47,26 @@ async def test_forks_are_like_their_source_but_for_their_identity(master: Master
     assert set(await master.recorded()) == set(master.node.alive)
 
 
+async def test_a_fork_is_recorded_with_its_time_before_it_runs(master: Master) -> None:
+    """Its client may be told before more is recorded: a restart must not find that its time is up."""
+    source = await master.create()
+    gate = master.node.close_gate("create")
+    forking = asyncio.create_task(master.service.fork(source.sandbox_id, 1, 60))
+    forked = await master.node.called("create", 2)
+    await _recorded(master, forked)
+    record = next(r for r in await master.store.sandboxes.live() if r.sandbox.sandbox_id == forked)
+    assert record.sandbox.state is SandboxState.CREATING
+    assert (record.sandbox.end_at - master.clock.now()).total_seconds() == 60
+    gate.set()
+    await forking
+
+
+async def _recorded(master: Master, sandbox_id: str) -> None:
+    async with asyncio.timeout(10):
+        while sandbox_id not in await master.recorded():  # noqa: ASYNC110  the store has no event for it
+            await asyncio.sleep(0.001)
+
+
 async def test_there_is_one_capture_and_it_does_not_stay(master: Master) -> None:
     source = await master.create()
     forks = await fork(master, source, 5)
@@ -150,7 +170,7 @@ async def test_the_source_may_end_while_its_forks_start(master: Master) -> None:
 async def test_what_is_busy_or_wrong_is_refused(master: Master) -> None:
     source = await master.create()
     with pytest.raises(InvalidInput):
-        await master.service.fork(source.sandbox_id, 1, -1)
+        await master.service.fork(source.sandbox_id, 1, -2)
     gate = master.node.close_gate("pause")
     pausing = asyncio.create_task(master.service.pause(source.sandbox_id))
     await master.node.called("pause")

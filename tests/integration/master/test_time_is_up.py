@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cube.model.errors import HostError
+from cube.master.sandboxes.lifecycle import NEVER
+from cube.model.errors import HostError, InvalidInput
 from cube.model.sandbox import Condition, OnTimeout, SandboxState
 from support.fake_clock import FakeClock
 from support.fake_node import FakeNode
@@ -35,6 +36,20 @@ async def test_a_timeout_of_zero_ends_it_now(master: Master) -> None:
     sandbox = await master.create()
     await master.service.set_timeout(sandbox.sandbox_id, 0)
     await eventually(lambda: master.service.count() == 0)
+
+
+async def test_a_timeout_of_minus_one_never_comes(master: Master) -> None:
+    sandbox = await master.create(seconds=-1)
+    await master.pass_time(10 * 365 * 86400)
+    assert sandbox.sandbox_id in master.node.alive
+    await master.service.connect(sandbox.sandbox_id, 60)
+    assert master.service.get(sandbox.sandbox_id).end_at == NEVER
+    await master.service.set_timeout(sandbox.sandbox_id, 60)
+    await master.service.set_timeout(sandbox.sandbox_id, -1)
+    await master.pass_time(61)
+    assert master.service.get(sandbox.sandbox_id).end_at == NEVER
+    with pytest.raises(InvalidInput, match="-1 for no end"):
+        await master.service.set_timeout(sandbox.sandbox_id, -2)
 
 
 async def test_an_extended_sandbox_outlives_its_first_deadline(master: Master) -> None:

@@ -228,6 +228,50 @@ async def test_an_encrypted_client_hello_shows_its_outer_name_alone(world: Egres
     assert world.internet.seen == []
 
 
+@pytest.mark.parametrize("size", [1, 100])
+async def test_a_handshake_in_several_records_is_read_whole(world: EgressWorld, box: Box, size: int) -> None:
+    """The name cannot hide between two TLS records: the hello is put together, or the connection is closed."""
+    await box.allow(secured(host="api.a.test"))
+    answers = []
+    for name in ("api.a.test", "evil.test"):
+        data = in_records(client_hello(name, extension=(0x0A0A, b"")), size)
+        answers.append((await box.client().raw("http://api.a.test:443/", data, wait=3))[:1])
+
+    assert answers[0] in (b"\x16", b"\x15", b"")
+    assert answers[1] in (b"\x15", b"")
+    assert world.internet.seen == []
+
+
+def in_records(record: bytes, size: int) -> bytes:
+    """The handshake message of a record in records of that many bytes."""
+    message = record[5:]
+    pieces = [message[at : at + size] for at in range(0, len(message), size)]
+    return b"".join(record[:3] + len(piece).to_bytes(2, "big") + piece for piece in pieces)
+
+
+@pytest.mark.parametrize("kind", [0x0A0A, 0xFAFA], ids=["GREASE", "another GREASE"])
+async def test_extensions_of_no_meaning_change_nothing(world: EgressWorld, box: Box, kind: int) -> None:
+    """Browsers send such so that servers get used to the unknown: it is neither a name nor a reason to let pass."""
+    await box.allow(secured(host="api.a.test"))
+    answers = []
+    for name in ("api.a.test", "evil.test"):
+        data = client_hello(name, extension=(kind, bytes(range(40))))
+        answers.append((await box.client().raw("http://api.a.test:443/", data, wait=3))[:1])
+
+    assert answers == [b"\x16", b"\x15"]
+    assert world.internet.seen == []
+
+
+async def test_a_hello_with_two_names_is_refused(world: EgressWorld, box: Box) -> None:
+    """What reads the first name and what reads the last must not be two different things."""
+    await box.allow(secured(host="api.a.test"))
+    evil = b"evil.test"
+    entry = b"\0" + len(evil).to_bytes(2, "big") + evil
+    data = client_hello("api.a.test", extension=(0, len(entry).to_bytes(2, "big") + entry))
+
+    assert (await box.client().raw("http://api.a.test:443/", data, wait=3))[:1] in (b"\x15", b"")
+
+
 def client_hello(name: str, *, extension: tuple[int, bytes]) -> bytes:
     """A TLS 1.3 hello with one more extension than Python would send."""
     context, incoming, outgoing = ssl.create_default_context(), ssl.MemoryBIO(), ssl.MemoryBIO()

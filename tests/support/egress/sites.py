@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gzip
 import hashlib
 import json
@@ -22,7 +23,7 @@ import h2.connection
 import h2.events
 import h11
 
-from cube.egress.ca import Authority, open_authority
+from cube.egress.ca import LEAF_LIFE, Authority, open_authority
 
 CHUNK = b"x" * 65536
 
@@ -64,6 +65,10 @@ class Internet:
     impostors: set[str] = field(default_factory=set)
     #: Names that do not speak HTTP/2.
     old: set[str] = field(default_factory=set)
+    #: Names whose certificates are signed by somebody whom nobody trusts.
+    forged: dict[str, Authority] = field(default_factory=dict)
+    #: Names whose certificates are too old.
+    expired: set[str] = field(default_factory=set)
 
     def clear(self) -> None:
         self.seen.clear()
@@ -89,9 +94,11 @@ class Internet:
         def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
             connection.cube_sni = name  # type: ignore[attr-defined]
             shown = "impostor.test" if name in self.impostors else name or "203.0.113.10"
-            key = f"{shown} {name in self.old}"
+            key = f"{shown} {name in self.old} {name in self.forged} {name in self.expired}"
             if key not in contexts:
-                contexts[key] = server_context(self.authority, shown, old=name in self.old)
+                minted = dt.datetime.now(dt.UTC) - (2 * LEAF_LIFE if name in self.expired else dt.timedelta(0))
+                signer = self.forged.get(name or "", self.authority)
+                contexts[key] = server_context(signer, shown, old=name in self.old, minted=minted)
             connection.context = contexts[key]
 
         context = server_context(self.authority, "default.test")
@@ -116,12 +123,14 @@ class Internet:
             writer.close()
 
 
-def server_context(authority: Authority, name: str, *, old: bool = False) -> ssl.SSLContext:
+def server_context(
+    authority: Authority, name: str, *, old: bool = False, minted: dt.datetime | None = None
+) -> ssl.SSLContext:
     """TLS of a server with a certificate for a name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"] if old else ["h2", "http/1.1"])
     with tempfile.NamedTemporaryFile() as file:
-        file.write(authority.mint(name) + authority.leaf_key_pem)
+        file.write(authority.mint(name, minted) + authority.leaf_key_pem)
         file.flush()
         context.load_cert_chain(file.name)
     return context

@@ -62,7 +62,7 @@ def test_what_the_clients_send_is_understood() -> None:
 @pytest.mark.parametrize(
     ("fields", "place"),
     [
-        ({"timeout": -1}, "timeout"),
+        ({"timeout": -2}, "timeout"),
         ({"timeout": "15"}, "timeout"),
         ({"timeout": 1.5}, "timeout"),
         ({"timeout": True}, "timeout"),

@@ -36,23 +36,23 @@ def clock() -> Clock:
 def test_a_leaf_is_minted_once(authority: Authority, clock: Clock) -> None:
     leaves = Leaves(authority, clock=clock)
 
-    assert leaves.get("a.test") is leaves.get("a.test")
-    assert leaves.get("b.test") is not leaves.get("a.test")
+    assert leaves.get("a.test", "a.test") is leaves.get("a.test", "a.test")
+    assert leaves.get("b.test", "b.test") is not leaves.get("a.test", "a.test")
 
 
 def test_a_leaf_is_minted_again_before_it_ends(authority: Authority, clock: Clock) -> None:
     leaves = Leaves(authority, clock=clock)
-    first = leaves.get("a.test")
+    first = leaves.get("a.test", "a.test")
     clock.now += 6 * DAY + 1
 
-    assert leaves.get("a.test") is not first
+    assert leaves.get("a.test", "a.test") is not first
 
 
 def test_what_is_old_is_forgotten(authority: Authority, clock: Clock) -> None:
     leaves = Leaves(authority, clock=clock)
-    leaves.get("a.test")
+    leaves.get("a.test", "a.test")
     clock.now += 3 * DAY
-    leaves.get("b.test")
+    leaves.get("b.test", "b.test")
     clock.now += 3 * DAY + 1
 
     assert leaves.forget() == ["a.test"]
@@ -62,22 +62,43 @@ def test_what_is_old_is_forgotten(authority: Authority, clock: Clock) -> None:
 def test_what_was_not_used_for_longest_is_forgotten_first(authority: Authority, clock: Clock) -> None:
     leaves = Leaves(authority, most=2, clock=clock)
     for name in ("a.test", "b.test", "c.test", "a.test"):
-        leaves.get(name)
+        leaves.get(name, name)
 
     assert leaves.forget() == ["b.test"]
     assert len(leaves) == 2
 
 
-def test_no_more_is_minted_than_the_machine_can_bear(authority: Authority, clock: Clock) -> None:
+def minted(leaves: Leaves, pattern: str, count: int, first: int = 0) -> int:
+    """How many of so many new names below a pattern get a certificate."""
+    names = (f"{number}{pattern.removeprefix('*')}" for number in range(first, first + count))
+    return sum(leaves.get(name, pattern) is not None for name in names)
+
+
+def test_made_up_names_use_up_the_budget_of_their_own_wildcard_alone(authority: Authority, clock: Clock) -> None:
     leaves = Leaves(authority, clock=clock)
 
-    minted = sum(leaves.get(f"{number}.test") is not None for number in range(1200))
-    assert minted == 1000
-    assert leaves.get("0.test") is not None
-    assert leaves.get("more.test") is None
+    assert minted(leaves, "*.flood.test", 300) == 200
+    assert leaves.get("0.flood.test", "*.flood.test") is not None
+    assert minted(leaves, "*.b.test", 50) == 50
+    assert leaves.get("api.flood.test", "api.flood.test") is not None
 
-    clock.now += 0.05
-    assert sum(leaves.get(f"later{number}.test") is not None for number in range(20)) == 10
+    clock.now += 0.5
+    assert minted(leaves, "*.flood.test", 20, first=1000) == 10
+
+
+def test_no_more_is_minted_for_wildcards_than_the_machine_can_bear(authority: Authority, clock: Clock) -> None:
+    leaves = Leaves(authority, clock=clock)
+
+    assert sum(minted(leaves, f"*.{number}.test", 100) for number in range(12)) == 1000
+    assert leaves.get("exact.test", "exact.test") is not None
+
+
+def test_made_up_names_are_forgotten_first(authority: Authority, clock: Clock) -> None:
+    leaves = Leaves(authority, most=2, clock=clock)
+    for name, pattern in (("a.test", "a.test"), ("x.w.test", "*.w.test"), ("y.w.test", "*.w.test")):
+        leaves.get(name, pattern)
+
+    assert leaves.forget() == ["x.w.test"]
 
 
 def names(*matches: dict[str, Any]) -> Names:
@@ -100,8 +121,16 @@ def names(*matches: dict[str, Any]) -> Names:
 def test_names_that_a_rule_speaks_of(match: dict[str, Any], known: list[str], unknown: list[str]) -> None:
     made = names(match)
 
-    assert all(made.known(name) for name in known)
-    assert not any(made.known(name) for name in unknown)
+    assert all(made.pattern(name) for name in known)
+    assert not any(made.pattern(name) for name in unknown)
+
+
+def test_the_closest_pattern_is_said() -> None:
+    made = names({"host": "api.a.test"}, {"host": "*.a.test"}, {"host": "*.x.a.test"}, {"path": "/x"})
+
+    found = [made.pattern(name) for name in ("api.a.test", "b.a.test", "c.x.a.test", "other.test")]
+
+    assert found == ["api.a.test", "*.a.test", "*.x.a.test", "*"]
 
 
 def test_names_are_forgotten_with_the_last_rule_that_speaks_of_them() -> None:
@@ -109,10 +138,10 @@ def test_names_are_forgotten_with_the_last_rule_that_speaks_of_them() -> None:
     (one,) = parse_rules([rule(host="a.test")])
 
     made.remove([one])
-    assert made.known("a.test")
+    assert made.pattern("a.test")
 
     made.remove([one])
-    assert not made.known("a.test")
+    assert not made.pattern("a.test")
 
 
 def test_denied_names_are_spoken_of_too() -> None:
@@ -120,4 +149,4 @@ def test_denied_names_are_spoken_of_too() -> None:
     made = Names()
     made.add(parse_rules([rule("no", False, host="a.test")]))
 
-    assert made.known("a.test")
+    assert made.pattern("a.test")

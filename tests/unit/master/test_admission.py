@@ -37,6 +37,54 @@ async def test_turns_are_given_in_order_and_never_more_than_allowed() -> None:
     assert most == 2
 
 
+async def test_callers_take_turns_however_much_one_of_them_asks_for() -> None:
+    admission = Admission(Limits(max_sandboxes=1000, concurrent_creates=1))
+    begun: list[str] = []
+
+    async def create(caller: str) -> None:
+        async with admission.turn(caller):
+            begun.append(caller)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for caller in ["greedy"] * 50 + ["a"] * 5 + ["b"] * 5:
+            group.create_task(create(caller))
+    assert begun[:16] == ["greedy", *["greedy", "a", "b"] * 5]
+    assert begun[16:] == ["greedy"] * 44
+
+
+async def test_a_full_queue_has_room_for_who_has_less_than_a_share() -> None:
+    admission = Admission(Limits(max_sandboxes=100, concurrent_creates=1, queued_creates=4))
+    async with admission.turn("greedy"):
+        waiting = [asyncio.create_task(_take_turn(admission, "greedy")) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(LimitExceeded, match="waiting"):
+            admission.check(0, "greedy")
+        for _ in range(2):
+            admission.check(0, "modest")
+            waiting.append(asyncio.create_task(_take_turn(admission, "modest")))
+            await asyncio.sleep(0)
+        with pytest.raises(LimitExceeded, match="waiting"):
+            admission.check(0, "modest")
+    await asyncio.wait_for(asyncio.gather(*waiting), 1)
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_turn_is_not_lost_when_whose_it_is_leaves_at_any_moment(steps: int) -> None:
+    admission = Admission(Limits(max_sandboxes=100, concurrent_creates=1))
+    async with admission.turn("a"):
+        leaving = asyncio.create_task(_take_turn(admission, "b"))
+        staying = asyncio.create_task(_take_turn(admission, "c"))
+        await asyncio.sleep(0)
+        if steps == 0:
+            leaving.cancel()
+    for _ in range(steps - 1):
+        await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait_for(staying, 1)
+    await asyncio.wait_for(_take_turn(admission, "b"), 1)
+
+
 async def test_a_full_queue_refuses_until_somebody_leaves_it() -> None:
     admission = Admission(Limits(max_sandboxes=100, concurrent_creates=1, queued_creates=1))
     async with admission.turn():
@@ -57,6 +105,6 @@ async def test_a_turn_comes_back_from_a_create_that_fails() -> None:
     await asyncio.wait_for(_take_turn(admission), 1)
 
 
-async def _take_turn(admission: Admission) -> None:
-    async with admission.turn():
+async def _take_turn(admission: Admission, caller: str = "") -> None:
+    async with admission.turn(caller):
         pass

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cube.master.secrets.rules import referenced, resolved
 from cube.master.secrets.service import SecretService
 from cube.master.store.store import Store
-from cube.model.egress import Action, EgressRule, Injection
 from cube.model.errors import Conflict, HostError, InvalidInput, SecretNotFound
 from support.fake_clock import FakeClock
 
@@ -131,21 +129,3 @@ async def test_changes_are_told(secrets: SecretService) -> None:
     await secrets.update("key", "y", None)
     await secrets.delete("key")
     assert changed == ["key"] * 3
-
-
-async def test_the_values_of_rules(secrets: SecretService) -> None:
-    await secrets.create("key", VALUE, {})
-    await secrets.create("who", "me", {})
-    rules = (
-        EgressRule(Action(allow=True, inject=(Injection("authorization", "${e2b.secrets.key}", "Bearer ${SECRET}"),))),
-        EgressRule(Action(allow=True, inject=(Injection("x", "Bearer ${e2b.secrets.key}"), Injection("y", "plain")))),
-        EgressRule(Action(allow=True, inject=(Injection("z", "s", "${e2b.secrets.who}:${SECRET}"),))),
-        EgressRule(Action(allow=False)),
-    )
-    assert referenced(rules) == {"key", "who"}
-    injected = [one.value for rule in resolved(rules, secrets) for one in rule.action.inject]
-    assert injected == [f"Bearer {VALUE}", f"Bearer {VALUE}", "plain", "me:s"]
-    assert referenced(resolved(rules, secrets)) == frozenset()
-    await secrets.delete("who")
-    with pytest.raises(SecretNotFound):
-        resolved(rules, secrets)

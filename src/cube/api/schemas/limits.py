@@ -54,5 +54,6 @@ def _whole(value: object) -> object:
 
 #: Comes last in an annotation, so that it is applied first.
 WHOLE = BeforeValidator(_whole)
-#: How long a sandbox may live at most is decided by the service; the served description says it.
-Seconds = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
+#: How long a sandbox may live at most is decided by the service; the served description says it. -1 is without an end,
+#: as CubeSandbox's client asks for it (``NEVER_TIMEOUT``).
+Seconds = Annotated[int, Field(ge=-1, le=2**31 - 1), WHOLE]

@@ -69,7 +69,7 @@ class NewSandbox(RequestBody):
             json_schema_extra={"pattern": f"^{TEMPLATE_REF.pattern}$"},
         ),
     ]
-    timeout: Annotated[Seconds | None, Field(description="Seconds until it is ended or paused.")] = None
+    timeout: Annotated[Seconds | None, Field(description="Seconds until it is ended or paused; -1 means never.")] = None
     auto_pause: Annotated[bool, Field(description="Pause instead of ending when the time is up.")] = False
     auto_pause_memory: Annotated[bool, Field(description="Whether an automatic pause keeps memory.")] = True
     auto_resume: AutoResume | None = None
@@ -111,7 +111,9 @@ class NewSandbox(RequestBody):
 class SetTimeout(RequestBody):
     """A new timeout."""
 
-    timeout: Annotated[Seconds, Field(description="Seconds from now; 0 means that the time is up.", examples=[300])]
+    timeout: Annotated[
+        Seconds, Field(description="Seconds from now; 0 means that the time is up, -1 never.", examples=[300])
+    ]
 
 
 class Refresh(RequestBody):

@@ -92,7 +92,7 @@ class ImageStore:
         Raises ``TemplateNotFound`` when it is not on this node, ``HostError`` when the kernel cannot mount it.
         """
         mounted = self._mounted.get(template.template_id)
-        if mounted is not None:
+        if mounted is not None and os.path.ismount(mounted):  # `cube template delete` unmounts from its own process
             return mounted
         with self._lock:
             self.get(template.template_id)

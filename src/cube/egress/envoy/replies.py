@@ -16,7 +16,8 @@ DENIED = "denied_by_rule"
 AMBIGUOUS = "path_ambiguous"
 #: The server cannot be reached, or is not who it should be.
 UPSTREAM = "upstream_unreachable_or_unverified"
-_SECRET = "secret_missing_in_policy"  # noqa: S105  a reason
+#: What a rule injects is not there.
+MISSING = "secret_missing_in_policy"
 
 
 def refusal(code: int, reason: str, message: str) -> Json:
@@ -32,7 +33,7 @@ def local_replies() -> Json:
         "mappers": [
             _reply(_flags("NR"), 403, NO_POLICY, unknown),
             _reply(_flags("UF", "URX", "DF", "UPE", "UC", "UH", "NC", "UO", "UR"), 502, UPSTREAM, unreachable),
-            _reply(_code(401), 403, _SECRET, "A credential that this rule injects is not in force yet; try again"),
+            _reply(_code(401), 403, MISSING, "A credential that this rule injects is not in force yet; try again"),
         ],
     }
 

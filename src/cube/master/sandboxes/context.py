@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
@@ -12,7 +12,7 @@ from cube.cubelet.agent import NodeAgent
 from cube.master.sandboxes.background import Background
 from cube.master.sandboxes.clock import Clock
 from cube.master.sandboxes.deadlines import DeadlineTimer
-from cube.master.sandboxes.lifecycle import advance
+from cube.master.sandboxes.lifecycle import advance, end_after
 from cube.master.sandboxes.logbook import LogBook, LogLevel
 from cube.master.sandboxes.registry import Entry, Registry
 from cube.master.store.sandboxes import SandboxStore
@@ -79,8 +79,8 @@ class Context:
         self.timer.set_after(entry.sandbox.sandbox_id, max(remaining, seconds))
 
     def in_seconds(self, seconds: float) -> datetime:
-        """That many seconds from now."""
-        return self.clock.now() + timedelta(seconds=seconds)
+        """That many seconds from now; see :func:`cube.master.sandboxes.lifecycle.end_after`."""
+        return end_after(self.clock.now(), seconds)
 
     def _watch_deadline(self, entry: Entry) -> None:
         """Only a running sandbox has a deadline that acts."""

@@ -15,6 +15,7 @@ import structlog
 
 from cube.master.sandboxes.context import Context
 from cube.master.sandboxes.endings import Endings
+from cube.master.sandboxes.lifecycle import end_after
 from cube.master.sandboxes.operations import exclusively
 from cube.master.sandboxes.registry import Entry
 from cube.model.errors import CubeError
@@ -50,7 +51,7 @@ class Forks:
             self._context.background.start(self._forget(snapshot_id, source.operation), f"forget-{snapshot_id}")
 
     async def _started(self, source: Entry, count: int, seconds: int, snapshot_id: str) -> list[Sandbox | CubeError]:
-        forks = [self._entry(source, snapshot_id) for _ in range(count)]
+        forks = [self._entry(source, snapshot_id, seconds) for _ in range(count)]
         starts = [asyncio.create_task(self._attempt(fork, seconds), name="fork") for fork in forks]
         try:
             return list(await asyncio.gather(*starts))
@@ -69,8 +70,8 @@ class Forks:
         except CubeError as error:
             return error
 
-    def _entry(self, source: Entry, snapshot_id: str) -> Entry:
-        """A sandbox like the source in everything but its identity: tokens are its own."""
+    def _entry(self, source: Entry, snapshot_id: str, seconds: int) -> Entry:
+        """A sandbox like the source in everything but its identity: tokens are its own, and so is its time."""
         now = self._context.clock.now()
         ingress = source.sandbox.ingress
         sandbox = replace(
@@ -78,7 +79,8 @@ class Forks:
             sandbox_id=new_sandbox_id(),
             state=SandboxState.CREATING,
             started_at=now,
-            end_at=now,
+            # Its time counts from its answer, but this is what a restart finds if that was not recorded any more.
+            end_at=end_after(now, seconds),
             envd_access_token=new_token(),
             ingress=replace(ingress, traffic_access_token=new_token()) if _closed(ingress) else ingress,
             snapshot_id=None,
@@ -90,7 +92,7 @@ class Forks:
             envd_access_token=sandbox.envd_access_token,
             snapshot_id=snapshot_id,
         )
-        return Entry(sandbox, spec)
+        return Entry(sandbox, spec, source.caller)
 
     async def _forget(self, snapshot_id: str, capture: asyncio.Task[Any] | None) -> None:
         """Remove the snapshot, once nobody is making it; what cannot be removed now is by the next start."""

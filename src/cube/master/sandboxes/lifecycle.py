@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from cube.model.errors import Conflict
@@ -41,6 +41,17 @@ _PAUSE_MODES = {
     Condition.PAUSED: PauseMode.FULL,
     Condition.STOPPED: PauseMode.FILESYSTEM,
 }
+
+
+#: A timeout that never comes, as CubeSandbox's client spells it, and the end that a sandbox with it has. A year before
+#: the last, so that clients can show it in every time zone.
+WITHOUT_END = -1
+NEVER = datetime(9998, 12, 31, tzinfo=UTC)
+
+
+def end_after(now: datetime, seconds: float) -> datetime:
+    """When the time of a sandbox is up that has so many seconds from ``now``, or :data:`WITHOUT_END`."""
+    return NEVER if seconds == WITHOUT_END else now + timedelta(seconds=seconds)
 
 
 def visible_state(state: SandboxState) -> VisibleState | None:

@@ -81,7 +81,7 @@ class Operations:
         context = self._context
         recorded = context.store.insert(entry.sandbox, entry.spec.template, also)
         log_failure(recorded)
-        async with self._admission.turn():
+        async with self._admission.turn(entry.caller):
             await context.node.create(entry.spec)
         # That it runs need not be on the disk for the client to be told: after a crash it is found to be alive.
         log_failure(context.move(entry, SandboxState.RUNNING, end_at=context.in_seconds(seconds)))

@@ -6,9 +6,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
+from cube.master.sandboxes.lifecycle import end_after
 from cube.master.sandboxes.requests import CreateSandbox
 from cube.master.sandboxes.usage import UsageHistory
 from cube.master.store.records import SandboxRecord
@@ -29,11 +30,13 @@ _LONGEST_ECHO = 64
 class Entry:
     """A sandbox that has not ended, and what is being done with it."""
 
-    __slots__ = ("ending", "failed_pauses", "operation", "ran", "sandbox", "spec", "usage")
+    __slots__ = ("caller", "ending", "failed_pauses", "operation", "ran", "sandbox", "spec", "usage")
 
-    def __init__(self, sandbox: Sandbox, spec: SandboxSpec) -> None:
+    def __init__(self, sandbox: Sandbox, spec: SandboxSpec, caller: str = "") -> None:
         self.sandbox = sandbox
         self.spec = spec
+        #: Whom its start is counted to; nothing else depends on it, and a restart forgets it.
+        self.caller = caller
         #: Whether it has ever been up.
         self.ran = sandbox.state is not SandboxState.CREATING
         self.usage = UsageHistory(sandbox.started_at, sandbox.resources)
@@ -46,7 +49,8 @@ class Entry:
 
     def renamed(self, sandbox_id: str) -> Entry:
         """The same under another id, before anything is done with it."""
-        return Entry(replace(self.sandbox, sandbox_id=sandbox_id), replace(self.spec, sandbox_id=sandbox_id))
+        sandbox, spec = replace(self.sandbox, sandbox_id=sandbox_id), replace(self.spec, sandbox_id=sandbox_id)
+        return Entry(sandbox, spec, self.caller)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def new_entry(
         template_name=request.template if request.template != origin.id else None,
         state=SandboxState.CREATING,
         started_at=now,
-        end_at=now + timedelta(seconds=request.timeout),
+        end_at=end_after(now, request.timeout),
         on_timeout=request.on_timeout,
         auto_resume=request.auto_resume,
         resources=origin.template.resources if snapshot is None else snapshot.resources,

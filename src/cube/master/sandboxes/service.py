@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -20,7 +21,7 @@ from cube.master.sandboxes.deadlines import DeadlineTimer
 from cube.master.sandboxes.endings import Endings
 from cube.master.sandboxes.expiry import Expiry
 from cube.master.sandboxes.forks import Forks
-from cube.master.sandboxes.lifecycle import visible_state
+from cube.master.sandboxes.lifecycle import WITHOUT_END, visible_state
 from cube.master.sandboxes.listing import select
 from cube.master.sandboxes.logbook import LogBook, LogEntry, LogLevel, LogQuery
 from cube.master.sandboxes.metering import Metering
@@ -157,8 +158,10 @@ class SandboxService:
 
     # -- one sandbox ---------------------------------------------------------------------------------------------
 
-    async def create(self, request: CreateSandbox, key: IdempotencyKey | None = None) -> Sandbox:
+    async def create(self, request: CreateSandbox, key: IdempotencyKey | None = None, *, caller: str = "") -> Sandbox:
         """Start a sandbox; returns when it answers. When the caller is cancelled, nothing of it remains.
+
+        Many at once wait for their turns, in which the callers (any names that tell them apart) take turns.
 
         With a key the same request can be made again for 24 hours: it returns the same sandbox, and waits while that
         is being created. Such a creation goes on when the caller is cancelled. Raises ``KeyReused`` when the key came
@@ -168,16 +171,17 @@ class SandboxService:
         ``Conflict`` (ended while it was starting), ``Unavailable``.
         """
         if key is None:
-            return await self._create(request)
-        return await self._repeats.once(key, request, self._create)
+            return await self._create(request, caller=caller)
+        return await self._repeats.once(key, request, partial(self._create, caller=caller))
 
-    async def _create(self, request: CreateSandbox, recording: Recording | None = None) -> Sandbox:
+    async def _create(self, request: CreateSandbox, recording: Recording | None = None, *, caller: str) -> Sandbox:
         entry = self._admit(request)
+        entry.caller = caller
         also = None if recording is None else recording(entry.sandbox.sandbox_id)
         return await self._start(entry, request.timeout, also)
 
     async def _start(self, entry: Entry, seconds: int, also: Callable[[Connection], None] | None = None) -> Sandbox:
-        self._admission.check(len(self._registry))
+        self._admission.check(len(self._registry), entry.caller)
         self._registry.add(entry)
         try:
             sandbox = await exclusively(entry, self._operations.start(entry, seconds, also))
@@ -357,8 +361,8 @@ class SandboxService:
 
     def _check_timeout(self, seconds: int) -> None:
         longest = self._settings.max_timeout
-        if not 0 <= seconds <= longest:
-            raise InvalidInput(f"timeout must be 0 to {longest} seconds", field="timeout")
+        if seconds != WITHOUT_END and not 0 <= seconds <= longest:
+            raise InvalidInput(f"timeout must be 0 to {longest} seconds, or -1 for no end", field="timeout")
 
     def _check_nodes(self, nodes: Collection[str]) -> None:
         own = {self._settings.instance, *self._settings.public_addresses, self._settings.public_address}

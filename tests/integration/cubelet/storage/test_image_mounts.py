@@ -97,6 +97,35 @@ def test_a_mount_of_an_earlier_run_is_adopted(store: ImageStore, template: Templ
     assert not (settings.run_dir / "images").exists()
 
 
+def test_what_another_process_has_deleted_and_installed_again_is_mounted_anew(
+    store: ImageStore, template: Template, settings: Settings
+) -> None:
+    """As `cube template delete` does while the service runs."""
+    assert store.mount(template).is_dir()
+    other = ImageStore(settings)
+    other.load()
+    other.delete(template.template_id)
+    build_test_template(settings.templates_dir)
+    store.load()
+    try:
+        assert (store.mount(store.get("minimal")) / "bin/busybox").exists()
+    finally:
+        store.unmount_all()
+
+
+def test_a_template_that_another_process_has_deleted_is_not_found(
+    store: ImageStore, template: Template, settings: Settings
+) -> None:
+    store.mount(template)
+    other = ImageStore(settings)
+    other.load()
+    other.delete(template.template_id)
+    store.load()
+    with pytest.raises(TemplateNotFound):
+        store.mount(template)
+    store.unmount_all()
+
+
 def test_an_image_in_use_is_neither_unmounted_nor_deleted(store: ImageStore, template: Template) -> None:
     point = store.mount(template)
     with (point / "etc/passwd").open():

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from cubesandbox import ApiError, CubeSandboxError, Sandbox, SandboxNotFoundError, SandboxState, TemplateNotFoundError
+from cubesandbox import (
+    NEVER_TIMEOUT,
+    ApiError,
+    CubeSandboxError,
+    Sandbox,
+    SandboxNotFoundError,
+    SandboxState,
+    TemplateNotFoundError,
+)
 
 
 def check_create_connect_and_kill() -> None:
@@ -61,6 +69,23 @@ def check_timeouts() -> None:
         assert (info.end_at - info.started_at).total_seconds() > 900
         with pytest.raises(ApiError):
             sandbox.set_timeout(-2)
+
+
+def check_no_timeout() -> None:
+    with Sandbox.create("base", timeout=NEVER_TIMEOUT) as sandbox:
+        never = sandbox.get_info().end_at
+        assert never is not None
+        sandbox.set_timeout(60)
+        assert sandbox.get_info().end_at < never
+        Sandbox.connect(sandbox.sandbox_id, timeout=NEVER_TIMEOUT)
+        assert sandbox.get_info().end_at == never
+        sandbox.pause()
+        sandbox.resume(timeout=NEVER_TIMEOUT)
+        assert sandbox.get_info().end_at == never
+        assert sandbox.commands.run("echo on").stdout == "on\n"
+        sandbox.set_timeout(60)
+        sandbox.set_timeout(NEVER_TIMEOUT)
+        assert sandbox.get_info().end_at == never
 
 
 def check_unknown_templates() -> None:
