@@ -19,6 +19,7 @@ from cube.api.networks import NetworkRoutes
 from cube.api.sandboxes import SandboxRoutes
 from cube.api.secrets import SecretRoutes
 from cube.api.snapshots import SnapshotRoutes
+from cube.api.straight import StraightWay
 from cube.api.templates import TemplateRoutes
 from cube.api.views import Views
 from cube.api.volume_content import VolumeContentRoutes
@@ -45,12 +46,15 @@ def create_api(service: SandboxService, settings: Settings, authority: Authority
     app = FastAPI(
         title="CubeAPI", version=version("cubesandbox-server"), description=_DESCRIPTION, redirect_slashes=False
     )
-    for router in _routers(service, settings):
+    views = Views(client_id=settings.instance, domain=settings.public_domain, isolation=service.isolation)
+    sandboxes = SandboxRoutes(service, views, settings.default_timeout)
+    for router in _routers(service, settings, views, sandboxes):
         app.include_router(router)
         app.include_router(router, prefix=CUBE_PREFIX, include_in_schema=False)
     errors.install(app)
     content = _volume_content(service)
     openapi.install(app, settings.max_timeout, content.routes)
+    app.add_middleware(StraightWay, routes=sandboxes, prefixes=("", CUBE_PREFIX))
     _add_middleware(app, authority, settings.rate_limit, content)
     return app
 
@@ -64,12 +68,11 @@ def _volume_content(service: SandboxService) -> FastAPI:
     return app
 
 
-def _routers(service: SandboxService, settings: Settings) -> list[APIRouter]:
-    views = Views(client_id=settings.instance, domain=settings.public_domain, isolation=service.isolation)
+def _routers(service: SandboxService, settings: Settings, views: Views, sandboxes: SandboxRoutes) -> list[APIRouter]:
     return [
         MetricsRoutes(service).router(),
         LogRoutes(service).router(),
-        SandboxRoutes(service, views, settings.default_timeout).router(),
+        sandboxes.router(),
         LifecycleRoutes(service, views, settings.default_timeout).router(),
         NetworkRoutes(service).router(),
         SnapshotRoutes(service, views).router(),

@@ -48,28 +48,31 @@ Answer = Callable[[int, str, Mapping[str, str] | None], Response]
 def install(app: FastAPI, answer: Answer = error_response) -> None:
     """Have the failures of ``app`` answered here, in the form that ``answer`` gives them."""
     handlers = _Handlers(answer)
-    app.add_exception_handler(CubeError, handlers.cube_error)
+    app.add_exception_handler(CubeError, handlers.failure)
     app.add_exception_handler(RequestValidationError, handlers.validation_error)
-    app.add_exception_handler(HTTPException, handlers.http_error)
+    app.add_exception_handler(HTTPException, handlers.failure)
+
+
+def answer_to(error: CubeError | HTTPException, answer: Answer = error_response) -> Response:
+    """The answer that tells of a failure."""
+    if isinstance(error, HTTPException):
+        return answer(error.status_code, _MESSAGES.get(error.status_code, error.detail), error.headers)
+    if isinstance(error, HostError | StorageFull):
+        log.error("api.failed", code=error.code, exc_info=error)
+    return answer(error.code, _message(error), _retry_headers(error))
 
 
 class _Handlers:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
 
-    def cube_error(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, CubeError)  # noqa: S101  registered for this type only
-        if isinstance(error, HostError | StorageFull):
-            log.error("api.failed", code=error.code, exc_info=error)
-        return self._answer(error.code, _message(error), _retry_headers(error))
+    def failure(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, CubeError | HTTPException)  # noqa: S101  registered for these types only
+        return answer_to(error, self._answer)
 
     def validation_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101  registered for this type only
         return self._answer(400, "; ".join(_problems(error.errors())), None)
-
-    def http_error(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101  registered for this type only
-        return self._answer(error.status_code, _MESSAGES.get(error.status_code, error.detail), error.headers)
 
 
 def _message(error: CubeError) -> str:
