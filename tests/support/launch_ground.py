@@ -47,15 +47,6 @@ def exists(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
-def open_fds() -> dict[str, str]:
-    """This process's descriptors and what they are."""
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-    return found
-
-
 async def childless(pid: int) -> bool:
     """Whether no process that this one has started exists; allows for the moment from the end to the reaping."""
     for _ in range(100):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,15 +10,7 @@ from contextlib import suppress
 from cube.cubelet.runtime.container import datagrams
 from cube.cubelet.runtime.container.datagrams import Datagram
 from cube.cubelet.runtime.guest.wire import Kind, Writer
-
-
-def open_fds() -> dict[str, str]:
-    """This process's descriptors and what they are."""
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-    return found
+from support.descriptors import open_fds
 
 
 class Liar:

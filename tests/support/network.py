@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cube.netagent import nftables
 from cube.netagent.rtnetlink import RouteSocket
+from support.descriptors import open_fds
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,6 +80,6 @@ def traces(instance: str) -> dict[str, object]:
         "links": links,
         "tables": sorted(line for line in nftables.run("list tables").splitlines() if instance in line),
         "mounts": Path("/proc/self/mountinfo").read_text().count(instance),
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": len(open_fds()),
         "threads": len(os.listdir("/proc/self/task")),
     }

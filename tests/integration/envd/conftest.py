@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from e2b import Sandbox
 
 from cube.envd.sandboxes import EnvdSandbox
 from support.connect_rpc import RpcClient
+from support.descriptors import open_fds
 from support.envd_server import TOKEN, EnvdServer, Sandboxes, make_sandbox, serve
 from support.local_guest import LocalGuest
 
@@ -19,13 +19,7 @@ API_KEY = "e2b_" + "0" * 40
 
 def fds() -> set[str]:
     """Open descriptors of this process, by what they are."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:
-            continue
-    return found
+    return {f"{fd} {target}" for fd, target in open_fds().items()}
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from cube.netagent.rtnetlink import RouteSocket, add_default_route
 from cube.netagent.veth import LinkFactory
 from cube.settings import Settings
 from support import network
+from support.descriptors import open_fds
 from support.network import CONNECT, GREET, PING, run, traces
 
 pytestmark = pytest.mark.root
@@ -320,11 +321,11 @@ def test_failed_make_leaves_nothing(settings: Settings, monkeypatch: pytest.Monk
     def refuse(name: str) -> None:
         raise PermissionError(13, "no")
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     monkeypatch.setattr(factory, "_close_host_end", refuse)
     with pytest.raises(PermissionError):
         factory.make(3)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_fds()) == before
     factory.remove_all([])
     assert interfaces(settings) == []
     factory.close()

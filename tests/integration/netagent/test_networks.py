@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import subprocess
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from cube.model.errors import Conflict, CubeError, HostError, InvalidInput, KeyR
 from cube.netagent.networks.creations import ConcurrentCreationFailed
 from cube.netagent.networks.state import Kind, Network, Wanted
 from cube.netagent.policies import Policies
+from support.descriptors import open_fds
 from support.networks import Ground, agent_settings, running, wanted
 
 pytestmark = pytest.mark.root
@@ -129,7 +129,7 @@ async def test_n3_a_release_that_fails_leaves_the_network_there(
 async def test_n5_sixty_four_at_once_on_eight_sandboxes_leak_nothing(ground: Ground) -> None:
     """Ensured, released and cancelled at random; no error but the one that says that somebody else's failed."""
     dice = random.Random(5)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(open_fds())
     errors: list[BaseException] = []
 
     async def once(sandbox_id: str, kind: Kind) -> None:
@@ -157,7 +157,7 @@ async def test_n5_sixty_four_at_once_on_eight_sandboxes_leak_nothing(ground: Gro
     await asyncio.gather(*(ground.networks.release(f"box{number}") for number in range(8)))
     await nothing_left(ground)
     ready = ground.agent.taps.ready + ground.agent.veths.ready
-    assert len(os.listdir("/proc/self/fd")) <= descriptors + ready + 8
+    assert len(open_fds()) <= descriptors + ready + 8
 
 
 async def test_asking_again_gives_the_same_and_asking_for_another_is_refused(ground: Ground) -> None:

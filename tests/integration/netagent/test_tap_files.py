@@ -21,6 +21,7 @@ from cube.netagent.networks import fd_server
 from cube.netagent.networks.fd_server import LONGEST_REQUEST, answer, request
 from cube.netagent.networks.state import Kind, Network
 from cube.netagent.networks.tap_files import Held, TapFile, TapFiles, Tier
+from support.descriptors import open_fds
 from support.networks import Ground, agent_settings, running, wanted
 
 pytestmark = pytest.mark.root
@@ -177,7 +178,7 @@ async def test_n2_a_client_looks_the_number_up_when_an_older_agent_does_not_tell
 async def test_n2_failures_are_told_and_no_descriptor_leaks(ground: Ground) -> None:
     network = await ground.networks.ensure(wanted("one"))
     assert await poll_until(lambda: ground.agent.taps.ready == ground.settings.seat_pool, 10)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     with pytest.raises(SandboxNotFound):
         await asked(ground, "two", network.interface)
     with pytest.raises(HostError, match="1002"):
@@ -187,7 +188,7 @@ async def test_n2_failures_are_told_and_no_descriptor_leaks(ground: Ground) -> N
         socket.send_fds(theirs, [b'{"errCode":"0","errMsg":"Success","ifindex":0}'], [ours.fileno()])
         with pytest.raises(HostError, match="no interface"):
             request(ours, "one", "gone0")
-    assert await poll_until(lambda: len(os.listdir("/proc/self/fd")) <= before, 10)
+    assert await poll_until(lambda: len(open_fds()) <= before, 10)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from cube.cubelet.cgroups.events import poll_until
 from cube.model.errors import HostError, NotFound
 from cube.model.resources import Resources
 from cube.settings import Settings
+from support.descriptors import open_fds
 
 pytestmark = pytest.mark.root
 
@@ -190,7 +191,7 @@ async def test_another_run_of_the_service_adopts(
 async def test_close_leaves_nothing(
     manager: CgroupManager, start: Start, cgroups_of: Callable[[], list[str]], host: CgroupHost
 ) -> None:
-    descriptors = os.listdir("/proc/self/fd")
+    descriptors = open_fds()
     children = [start(manager.create(name), SLEEP) for name in ("one", "two")]
     assert len(cgroups_of()) == len(host.hierarchies)
     await manager.close(remove=True)
@@ -199,7 +200,7 @@ async def test_close_leaves_nothing(
     for child in children:
         assert child.stdout is not None
         child.stdout.close()
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert open_fds() == descriptors
 
 
 async def test_destroy_takes_what_is_only_partly_there(manager: CgroupManager, group: Cgroup, host: CgroupHost) -> None:

@@ -15,6 +15,7 @@ from cube.cubelet.doctor import PROBES, kvm
 from cube.cubelet.doctor.check import Status, in_child
 from cube.cubelet.doctor.kernel import unshare
 from cube.cubelet.runtime.microvm import accelerator
+from support.descriptors import open_fds
 
 pytestmark = pytest.mark.root
 
@@ -30,7 +31,7 @@ def test_this_machine_can_run_sandboxes(probe) -> None:  # type: ignore[no-untyp
 def test_probes_leave_nothing_behind() -> None:
     def traces() -> tuple[str, list[tuple[int, str]], set[str]]:
         mounts = Path("/proc/self/mountinfo").read_text()
-        return mounts, socket.if_nameindex(), set(os.listdir("/proc/self/fd"))
+        return mounts, socket.if_nameindex(), set(open_fds())
 
     def run_all() -> str:
         # In namespaces of its own, where nothing but the probes makes mounts and interfaces.

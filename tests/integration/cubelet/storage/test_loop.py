@@ -12,6 +12,7 @@ from cube.cubelet.storage import loop
 from cube.model.errors import HostError
 from cube.settings import Settings
 from integration.cubelet.storage.conftest import released
+from support.descriptors import open_fds
 
 pytestmark = pytest.mark.root
 
@@ -23,16 +24,12 @@ def backing(settings: Settings) -> Path:
     return path
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_it_is_there_for_the_block_alone(backing: Path) -> None:
-    before = open_files()
+    before = open_fds()
     with loop.attached(backing) as device:
         assert loop.backing_file(device) == backing
     assert released(backing.parent)
-    assert open_files() == before
+    assert open_fds() == before
 
 
 def test_it_grows_with_its_file(backing: Path) -> None:
@@ -53,17 +50,17 @@ def test_a_device_that_another_process_took_first_is_passed_over(
         real(device_fd, fd, flags)
 
     monkeypatch.setattr(loop, "_configure", configure)
-    before = open_files()
+    before = open_fds()
     with loop.attached(backing) as device:
         assert loop.backing_file(device) == backing
-    assert open_files() == before
+    assert open_fds() == before
 
 
 def test_a_file_that_cannot_be_attached() -> None:
-    before = open_files()
+    before = open_fds()
     with pytest.raises(HostError, match="could not be attached"), loop.attached(Path("/dev/null")):
         pass
-    assert open_files() == before
+    assert open_fds() == before
 
 
 def test_a_file_system_without_direct_io_is_used_through_the_page_cache(

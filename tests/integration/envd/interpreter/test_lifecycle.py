@@ -16,6 +16,7 @@ from e2b_code_interpreter import Sandbox
 
 from cube.envd.interpreter import contexts, execute, prewarm
 from cube.envd.interpreter.contexts import interpreter_of
+from support.descriptors import open_fds
 
 from .conftest import Node
 
@@ -260,7 +261,7 @@ def test_close_leaves_no_process_descriptor_or_task(node: Node, client: Sandbox)
         return {task.get_name() for task in asyncio.all_tasks()}
 
     client.list_code_contexts()
-    before, descriptors = node.call(tasks), len(os.listdir("/proc/self/fd"))
+    before, descriptors = node.call(tasks), len(open_fds())
     pids = [
         int(client.run_code("import os\nos.getpid()", context=client.create_code_context()).text or 0) for _ in "ab"
     ]
@@ -268,7 +269,7 @@ def test_close_leaves_no_process_descriptor_or_task(node: Node, client: Sandbox)
     node.call(interpreter_of(node.sandbox).close)
     eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     eventually(lambda: all(process.popen.poll() is not None for process in node.guest.processes))
-    eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    eventually(lambda: len(open_fds()) <= descriptors)
     assert not {name for name in node.call(tasks) - before if name.startswith("kernel")}
 
 

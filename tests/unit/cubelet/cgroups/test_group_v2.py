@@ -11,6 +11,7 @@ from cube.cubelet.cgroups.manager import CgroupManager
 from cube.model.errors import HostError, NotFound
 from cube.model.resources import Resources
 from cube.settings import Settings
+from support.descriptors import open_fds
 
 
 def read(directory: Path, name: str) -> str:
@@ -78,10 +79,10 @@ def test_one_descriptor_to_join_with(v2_group: Cgroup, v2_directory: Path) -> No
 
 def test_no_descriptor_stays_open_when_a_hierarchy_is_missing(v2_group: Cgroup, v2_directory: Path) -> None:
     (v2_directory / "cgroup.procs").unlink()
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     with pytest.raises(FileNotFoundError):
         v2_group.procs_fds()
-    assert os.listdir("/proc/self/fd") == before
+    assert open_fds() == before
 
 
 def test_prepare_hands_controllers_down(v2_host: CgroupHost, tmp_path: Path) -> None:

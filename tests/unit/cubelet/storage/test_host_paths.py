@@ -7,6 +7,7 @@ import pytest
 
 from cube.cubelet.storage.host_paths import HostPaths
 from cube.model.errors import InvalidInput
+from support.descriptors import open_fds
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def opened(path: str, *prefixes: Path) -> str:
 
 
 def refused(path: str, *prefixes: Path) -> str:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     with pytest.raises(InvalidInput) as caught:
         opened(path, *prefixes)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_fds()) == before
     assert caught.value.message.startswith("entry[0]: ")
     return caught.value.message
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.runtime.container.launcher import Launcher
+from support.descriptors import open_fds
 from support.inside_sandbox import Inside, inside
-from support.launch_ground import open_fds
 
 _SOURCE = Path(__file__).parents[5] / "native" / "cube-init"
 

@@ -14,8 +14,9 @@ from cube.cubelet.runtime.container.execute import Execute
 from cube.cubelet.runtime.container.launcher import Launcher
 from cube.cubelet.runtime.container.steps import Step
 from cube.model.errors import HostError
+from support.descriptors import open_fds
 from support.inside_sandbox import read_to_end
-from support.launch_ground import Ground, childless, exists, ground, kill, open_fds
+from support.launch_ground import Ground, childless, exists, ground, kill
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
 from cube.cubelet.runtime.guest.wire import Kind
 from cube.model.errors import HostError
+from support.descriptors import open_fds
 from support.launch_ground import (
     CAPABILITIES,
     ID_BASE,
@@ -31,7 +32,6 @@ from support.launch_ground import (
     ground,
     kill,
     make_cgroup,
-    open_fds,
     read,
     remove_cgroup,
     run,

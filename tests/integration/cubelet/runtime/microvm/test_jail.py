@@ -12,7 +12,8 @@ import pytest
 
 from cube.cubelet.runtime.microvm.vmm import DOORS, Vmm, VmmEnded
 from cube.model.errors import HostError
-from support.launch_ground import childless, open_fds, status
+from support.descriptors import open_fds
+from support.launch_ground import childless, status
 from support.vm_yard import UID, Yard
 
 

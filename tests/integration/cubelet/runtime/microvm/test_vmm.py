@@ -10,7 +10,8 @@ import pytest
 
 from cube.cubelet.runtime.microvm.qmp import CommandFailed
 from cube.cubelet.runtime.microvm.vmm import Vmm, VmmEnded
-from support.launch_ground import childless, exists, open_fds
+from support.descriptors import open_fds
+from support.launch_ground import childless, exists
 from support.vm_yard import Yard
 
 

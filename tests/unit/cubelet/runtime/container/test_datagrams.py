@@ -13,6 +13,7 @@ import pytest
 
 from cube.cubelet.runtime.container import datagrams
 from cube.cubelet.runtime.guest.wire import BODY_MAX, Kind, WireError
+from support.descriptors import open_fds
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -24,10 +25,6 @@ def pair() -> Iterator[Pair]:
     theirs.setblocking(False)
     with ours, theirs:
         yield ours, theirs
-
-
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def send_raw(sock: socket.socket, data: bytes, fds: list[int]) -> None:

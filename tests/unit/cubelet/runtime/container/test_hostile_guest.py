@@ -23,7 +23,8 @@ from cube.cubelet.runtime.guest.wire import Writer
 from cube.envd.guest import ExitStatus, FileType, SpawnRequest, TerminalSize
 from cube.model import errors
 from cube.model.errors import CubeError, InvalidInput, LimitExceeded, NotFound, SandboxNotRunning, Unavailable
-from support.lying_guest import Kind, Liar, entries, entry, exited, failure, open_fds
+from support.descriptors import open_fds
+from support.lying_guest import Kind, Liar, entries, entry, exited, failure
 
 TRUE = SpawnRequest(("true",), "root")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.runtime.container.users import user_ids
+from support.descriptors import open_fds
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_one_name_has_few_numbers(passwd: Path) -> None:
 
 
 def test_what_is_no_file_has_no_users(passwd: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_fds())
     passwd.mkdir()
     assert user_ids(passwd.parents[1], ["user"]) == ()
     passwd.rmdir()
@@ -40,7 +41,7 @@ def test_what_is_no_file_has_no_users(passwd: Path) -> None:
     passwd.unlink()
     passwd.symlink_to("/etc/passwd")
     assert user_ids(passwd.parents[1], ["root"]) == ()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_fds()) == before
 
 
 def test_a_linked_directory_is_not_followed(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.runtime.microvm.guest import MicroVMGuest
+from support.descriptors import open_fds
 from support.kernel_env import kernel_environment
-from support.lying_guest import open_fds
 from support.relay_ground import RelayGround, relay_ground
 
 ROOT = Path(__file__).parents[6]
