@@ -136,6 +136,15 @@ class Settings(BaseSettings):
     max_sandboxes: int = Field(
         default=2000, ge=1, le=16000, description="Sandboxes alive at once on this node; more get 429."
     )
+    max_templates: int = Field(default=1000, ge=1, description="Templates that clients build; more get 429.")
+    builds_at_once: int = Field(default=2, ge=1, le=64, description="Template builds at the same time; others wait.")
+    build_timeout: int = Field(default=3600, ge=1, description="Longest build of a template, in seconds.")
+    build_layers: int = Field(
+        default=200, ge=0, description="Results of build steps that are kept to be used again; the latest ones."
+    )
+    build_upload_mb: int = Field(
+        default=2048, ge=1, description="Largest upload of files for a template build, in MiB as it is sent."
+    )
     max_snapshots: int = Field(default=10000, ge=1, description="Snapshots kept on this node; more get 429.")
     volume_gb: int = Field(
         default=0,

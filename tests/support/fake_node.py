@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 from cube.cubelet.agent import Recovered
 from cube.cubelet.runtime.base import Capabilities
-from cube.model.errors import SandboxNotFound, SnapshotNotFound
+from cube.envd.sandboxes import EnvdSandbox
+from cube.model.errors import SandboxNotFound, SandboxNotRunning, SnapshotNotFound
 from cube.model.network import NetworkConfig
 from cube.model.resources import Resources, ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
@@ -83,6 +84,14 @@ class FakeNode:
             raise SnapshotNotFound(spec.snapshot_id)
         self.alive[spec.sandbox_id] = Condition.RUNNING
         self.specs[spec.sandbox_id] = spec
+
+    async def begin(self, sandbox_id: str) -> None:
+        await self._enter("begin", sandbox_id)
+        self._require(sandbox_id)
+
+    async def get(self, sandbox_id: str) -> EnvdSandbox:
+        """Nothing runs in sandboxes that are entries of a dictionary."""
+        raise SandboxNotRunning(sandbox_id, "pretended")
 
     async def destroy(self, sandbox_id: str) -> None:
         await self._enter("destroy", sandbox_id)

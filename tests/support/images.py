@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,6 +51,25 @@ def build_test_template(templates_dir: Path) -> Template:
         image = place / "image"
         subprocess.run(["mkfs.erofs", "--quiet", image, place / "tree"], check=True, capture_output=True)
         return images.install(Manifest(_minimal()), image)
+
+
+def imported_image(templates_dir: Path, names: tuple[str, ...]) -> Template:
+    """A template as one that was imported under these names: without a user of its own."""
+    settings = Settings(state_dir=templates_dir.parent, run_dir=templates_dir.parent / "unused-run")
+    images = ImageStore(settings)
+    images.load()
+    config = ImageConfig(env={"PATH": "/usr/local/bin:/usr/bin:/bin"})
+    template = replace(_minimal(), template_id="tpl-0000000000000000imported", names=names, config=config)
+    with _scratch(templates_dir.parent / "imported-build") as place:
+        fill_minimal_tree(place / "tree")
+        for name in ("passwd", "group"):
+            path = place / "tree/etc" / name
+            path.write_text(path.read_text().splitlines(keepends=True)[0])
+        shutil.rmtree(place / "tree/home/user")
+        (place / "tree/usr/bin/sudo").unlink()
+        image = place / "image"
+        subprocess.run(["mkfs.erofs", "--quiet", image, place / "tree"], check=True, capture_output=True)
+        return images.install(Manifest(replace(template, fingerprint="imported")), image)
 
 
 def _minimal() -> Template:

@@ -9,6 +9,10 @@ from fastapi import APIRouter, FastAPI
 from cube.api import cube_ca, errors, health, openapi
 from cube.api.authentication import Authentication, RateLimit, TokenBuckets
 from cube.api.authority import Authority
+from cube.api.build_files import PREFIX as BUILD_FILES
+from cube.api.build_files import BuildFileRoutes
+from cube.api.builds import BuildRoutes
+from cube.api.content_door import ContentDoor
 from cube.api.cube_ca import CubeCaRoutes
 from cube.api.health import HealthRoutes
 from cube.api.lifecycle import LifecycleRoutes
@@ -22,8 +26,8 @@ from cube.api.snapshots import SnapshotRoutes
 from cube.api.straight import StraightWay
 from cube.api.templates import TemplateRoutes
 from cube.api.views import Views
+from cube.api.volume_content import PREFIX as VOLUME_CONTENT
 from cube.api.volume_content import VolumeContentRoutes
-from cube.api.volume_door import VolumeDoor
 from cube.api.volumes import VolumeRoutes
 from cube.master.sandboxes.service import SandboxService
 from cube.settings import Settings
@@ -52,10 +56,10 @@ def create_api(service: SandboxService, settings: Settings, authority: Authority
         app.include_router(router)
         app.include_router(router, prefix=CUBE_PREFIX, include_in_schema=False)
     errors.install(app)
-    content = _volume_content(service)
-    openapi.install(app, settings.max_timeout, content.routes)
+    doors = {VOLUME_CONTENT: _volume_content(service), BUILD_FILES: _build_files(service)}
+    openapi.install(app, settings.max_timeout, [route for content in doors.values() for route in content.routes])
     app.add_middleware(StraightWay, routes=sandboxes, prefixes=("", CUBE_PREFIX))
-    _add_middleware(app, authority, settings.rate_limit, content)
+    _add_middleware(app, authority, settings.rate_limit, doors)
     return app
 
 
@@ -68,6 +72,14 @@ def _volume_content(service: SandboxService) -> FastAPI:
     return app
 
 
+def _build_files(service: SandboxService) -> FastAPI:
+    """Uploads for builds: they ask for a link's token, and may be large."""
+    app = FastAPI(redirect_slashes=False, openapi_url=None)
+    app.include_router(BuildFileRoutes(service.builds.uploads).router())
+    errors.install(app)
+    return app
+
+
 def _routers(service: SandboxService, settings: Settings, views: Views, sandboxes: SandboxRoutes) -> list[APIRouter]:
     return [
         MetricsRoutes(service).router(),
@@ -75,8 +87,9 @@ def _routers(service: SandboxService, settings: Settings, views: Views, sandboxe
         sandboxes.router(),
         LifecycleRoutes(service, views, settings.default_timeout).router(),
         NetworkRoutes(service).router(),
+        BuildRoutes(service.builds).router(),
         SnapshotRoutes(service, views).router(),
-        TemplateRoutes(service.templates).router(),
+        TemplateRoutes(service.templates, service.builds).router(),
         VolumeRoutes(service.volumes).router(),
         SecretRoutes(service.secrets).router(),
         CubeCaRoutes(settings).router(),
@@ -84,7 +97,7 @@ def _routers(service: SandboxService, settings: Settings, views: Views, sandboxe
     ]
 
 
-def _add_middleware(app: FastAPI, authority: Authority | None, rate_limit: int, content: FastAPI) -> None:
+def _add_middleware(app: FastAPI, authority: Authority | None, rate_limit: int, doors: dict[str, FastAPI]) -> None:
     """The last one added is the first one that a request meets."""
     open_paths = frozenset(prefix + path for prefix in ("", CUBE_PREFIX) for path in (health.PATH, *cube_ca.PATHS))
     app.add_middleware(BodyLimit, limit=BODY_LIMIT)
@@ -92,5 +105,6 @@ def _add_middleware(app: FastAPI, authority: Authority | None, rate_limit: int, 
         app.add_middleware(RateLimit, buckets=TokenBuckets(rate_limit), open_paths=open_paths)
     if authority is not None:
         app.add_middleware(Authentication, authority=authority, open_paths=open_paths)
-    app.add_middleware(VolumeDoor, content=content)
+    for prefix, content in doors.items():
+        app.add_middleware(ContentDoor, content=content, prefix=prefix)
     app.add_middleware(RequestIds)

@@ -98,8 +98,11 @@ class SnapshotRoutes:
         return respond_list([self._fork_result(result) for result in results], status=201)
 
     async def delete(self, template_id: str) -> Response:
-        """Delete a snapshot, by id or name. Sandboxes that were created from it go on."""
+        """Delete a snapshot or a template that clients have built, by id or name. Sandboxes that came of it go on."""
         snapshots = self._service.snapshots
+        if self._service.builds.find(template_id) is not None:
+            await self._service.builds.delete(template_id)
+            return Response(status_code=204)
         if snapshots.find(template_id) is None:
             raise _no_snapshot(self._service, template_id)
         await snapshots.delete(template_id)

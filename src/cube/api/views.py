@@ -24,7 +24,7 @@ from cube.model.mounts import VolumeMount
 from cube.model.network_wire import shown
 from cube.model.sandbox import Ingress, Sandbox
 from cube.model.snapshot import Snapshot
-from cube.model.template import Template
+from cube.model.template import BakedCa, Template
 
 _MIB = 1024 * 1024
 #: Build ids must be UUIDs; ours are derived from fingerprints under this name space.
@@ -170,11 +170,11 @@ def template_detail(template: Template) -> TemplateDetail:
         disk_size_mb=template.resources.disk_mb,
         envd_version=ENVD_VERSION,
     )
-    return TemplateDetail(**template_summary(template).model_dump(), builds=[build], cube_ca=_cube_ca(template))
+    return TemplateDetail(**template_summary(template).model_dump(), builds=[build], cube_ca=cube_ca(template.cube_ca))
 
 
-def _cube_ca(template: Template) -> CubeCa:
-    baked = template.cube_ca
+def cube_ca(baked: BakedCa | None) -> CubeCa:
+    """The certificate of the outbound proxy in an image."""
     if baked is None:
         return CubeCa(baked=False, fingerprint=None, targets_written=[])
     return CubeCa(baked=True, fingerprint=baked.fingerprint, targets_written=list(baked.targets_written))

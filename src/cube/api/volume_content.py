@@ -16,7 +16,6 @@ from starlette.types import Receive, Scope, Send
 from cube.api.disconnect import CLIENT_CLOSED_REQUEST
 from cube.api.openapi import volume_failures
 from cube.api.schemas.volumes import Entry, Id, Metadata, Mode
-from cube.api.volume_door import PREFIX
 from cube.cubelet.volumes.content import VolumeContent
 from cube.envd.files.descriptor import DescriptorFile
 from cube.envd.files.download import send_content
@@ -26,6 +25,7 @@ from cube.master.volumes.service import VolumeService
 from cube.model.errors import InvalidInput
 from cube.model.volumes import DEEPEST, Attributes, VolumeEntry
 
+PREFIX = "/volumecontent/"
 _BEARER = HTTPBearer(scheme_name="volumeToken", auto_error=False, description="The token of the volume.")
 _JSON = "application/json"
 _BINARY = "application/octet-stream"

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cube.cubelet.runtime.base import Capabilities
 from cube.cubelet.volumes.content import VolumeContent
+from cube.envd.sandboxes import EnvdSandbox
 from cube.model.network import NetworkConfig
 from cube.model.resources import ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
@@ -87,6 +88,17 @@ class NodeAgent(Protocol):
         Raises ``LimitExceeded`` or ``Unavailable`` (the node is full or busy), ``StorageFull``, ``SnapshotNotFound``,
         ``HostError``.
         """
+        ...
+
+    async def begin(self, sandbox_id: str) -> None:
+        """Run the start command of a new sandbox's template, and return once its ready command succeeds.
+
+        Raises ``SandboxNotFound``, ``Unavailable`` when that fails or takes too long.
+        """
+        ...
+
+    async def get(self, sandbox_id: str) -> EnvdSandbox:
+        """The inside of a running sandbox. Raises ``SandboxNotFound``, ``SandboxNotRunning``."""
         ...
 
     async def destroy(self, sandbox_id: str) -> None:

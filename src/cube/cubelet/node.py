@@ -18,6 +18,7 @@ import structlog
 from cube.cubelet.agent import NodeVolumes, Recovered
 from cube.cubelet.resident import DEAD, Resident, view_of
 from cube.cubelet.runtime.base import Found, Instance, Runtime
+from cube.cubelet.start_command import run_start_command
 from cube.cubelet.stock import Bounds, Maker, Stock
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning, SandboxStopped, Unsupported
@@ -113,6 +114,12 @@ class Cubelet:
         self._residents[spec.sandbox_id] = resident
         self._prepare_beside(resident)
 
+    async def begin(self, sandbox_id: str) -> None:
+        """Run the start command of its template. See :class:`NodeAgent`."""
+        start = self._resident(sandbox_id).spec.template.start
+        if start is not None:
+            await run_start_command(await self.get(sandbox_id), start)
+
     async def destroy(self, sandbox_id: str) -> None:
         """End a sandbox and remove all that belongs to it; succeeds when there is none."""
         resident = self._residents.pop(sandbox_id, None) or self._taken(sandbox_id)
@@ -136,6 +143,7 @@ class Cubelet:
     async def resume(self, sandbox_id: str, *, memory: bool = True) -> None:
         """Let a paused or stopped sandbox run again. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
+        anew = not memory or resident.state == Condition.STOPPED
         async with self._not_watched(resident):
             instance = await self._runtime.resume(resident.spec, resident.instance, memory=memory)
             if instance is resident.instance:
@@ -144,6 +152,8 @@ class Cubelet:
             resident.instance = None
         await self._ended(resident)
         self._start(resident, instance)
+        if anew:
+            await self._begin_again(resident)
         self._prepare_beside(resident)
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool) -> None:
@@ -164,9 +174,10 @@ class Cubelet:
         await self._ended(resident)
         try:
             self._start(resident, await self._runtime.resume(resident.spec, None, memory=True))
-            self._prepare_beside(resident)
         except CubeError as error:
             raise SandboxStopped(f"the sandbox was rolled back but could not be started: {error.message}") from error
+        await self._begin_again(resident)
+        self._prepare_beside(resident)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot; succeeds when there is none."""
@@ -305,6 +316,14 @@ class Cubelet:
     def _prepare_beside(self, resident: Resident) -> None:
         if self._prepare is not None and resident.spec.template.code_interpreter:
             self._beside(self._prepared(self._prepare, resident))
+
+    async def _begin_again(self, resident: Resident) -> None:
+        """Run the start command in a sandbox whose processes begin anew. It is there, whatever becomes of that."""
+        sandbox_id = resident.spec.sandbox_id
+        try:
+            await self.begin(sandbox_id)
+        except CubeError as error:
+            log.warning("sandbox.start_command_failed", sandbox=sandbox_id, reason=error.message)
 
     async def _ended(self, resident: Resident) -> None:
         """Forget what envd has of processes that were ended on purpose."""

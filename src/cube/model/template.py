@@ -37,6 +37,16 @@ class BakedCa:
 
 
 @dataclass(frozen=True, slots=True)
+class StartCommand:
+    """What runs in every new sandbox of a template before it is handed out. Both are lines for a shell."""
+
+    #: Goes on running beside whatever the client does; empty runs nothing.
+    command: str = ""
+    #: Is run again and again until it ends with 0, then the sandbox is ready; empty waits for nothing.
+    ready: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Template:
     """A template whose read-only image is on this node, ready to be cloned."""
 
@@ -57,3 +67,5 @@ class Template:
     cube_ca: BakedCa | None = None
     #: What its sandboxes may reach, to which each of them may add; ``None`` where it says nothing. Holds no secrets.
     network: NetworkConfig | None = None
+    #: ``None`` where sandboxes are ready as soon as they answer.
+    start: StartCommand | None = None

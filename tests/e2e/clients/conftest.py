@@ -3,16 +3,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 
 from support import checks
 from support.checks import Outcome, Run
+from support.images import builtin_templates, imported_image
 from support.machine import HOSTS, greeters, machine
 from support.service import Service
 
+#: Images that clients build templates from.
+_IMAGES = (
+    *("debian:stable", "ubuntu:latest", "python:3", "node:lts", "oven/bun:latest"),
+    *("fedora:44", "alpine:3.24", "archlinux:latest"),
+)
 #: Runs beside each other; they mostly wait.
 _AT_ONCE = 3
 #: The checks run inside the clients' own environments.
@@ -20,14 +25,15 @@ collect_ignore = ["suites"]
 
 
 @pytest.fixture(scope="session")
-def outcome(
-    request: pytest.FixtureRequest, templates: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Run, str], Outcome]:
+def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Run, str], Outcome]:
     """How a check ended. All that the tests of this session want are run at once, on a machine of their own."""
     wanted: dict[Run, list[str]] = defaultdict(list)
     for item in request.session.items:
         if hasattr(item, "callspec") and "run" in item.callspec.params:
             wanted[item.callspec.params["run"]].append(item.callspec.params["node"])
+    templates = tmp_path_factory.mktemp("images-of-clients") / "templates"
+    builtin_templates(templates)
+    imported_image(templates, _IMAGES)
     with machine() as internet, greeters(internet):
         found = _carried_out(
             wanted, Service(tmp_path_factory.mktemp("clients"), templates, 5, more={"CUBE_TLS": "also"})

@@ -61,6 +61,18 @@ OPERATIONS = [
     "POST /sandboxes/{sandbox_id}/rollback",
     "POST /sandboxes/{sandbox_id}/fork",
     "DELETE /templates/{template_id}",
+    "PATCH /templates/{template_id}",
+    "PATCH /v2/templates/{template_id}",
+    "POST /v2/templates",
+    "POST /v3/templates",
+    "POST /v2/templates/{template_id}/builds/{build_id}",
+    "GET /templates/{template_id}/builds/{build_id}/status",
+    "GET /templates/{template_id}/builds/{build_id}/logs",
+    "GET /templates/{template_id}/files/{files_hash}",
+    "GET /templates/{template_id}/tags",
+    "POST /templates/tags",
+    "DELETE /templates/tags",
+    "PUT /buildfiles/{files_hash}",
 ]
 
 
@@ -101,8 +113,8 @@ def test_answers_are_as_described(server: ApiServer, description: Any, operation
 
 def validate(case: Any) -> None:
     """501 is an honest answer; no other failure of the server is. Tokens of pages cannot be described by a pattern, nor
-    can it be that a key (422) was used before, which volumes there are, or which
-    parts of a network policy fit together."""
+    can it be that a key (422) was used before, which volumes there are, which
+    parts of a network policy fit together, or what a step of a build takes."""
     response = case.call()
     assert response.status_code in (501,) or response.status_code < 500, response.text
     excluded = [not_a_server_error]
@@ -111,6 +123,7 @@ def validate(case: Any) -> None:
         (case.query or {}).get("nextToken")
         or volumes
         or _speaks_of_networks(case)
+        or ("templates" in case.path and case.method in ("POST", "DELETE"))
         or response.status_code in (422, 501)
     ):
         excluded.append(positive_data_acceptance)

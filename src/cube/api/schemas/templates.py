@@ -47,7 +47,7 @@ class TemplateBuild(ResponseBody):
     status: str = "ready"
     created_at: datetime
     updated_at: datetime
-    finished_at: datetime
+    finished_at: datetime | None
     cpu_count: int
     memory_mb: int
     disk_size_mb: int

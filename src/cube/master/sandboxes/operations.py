@@ -83,6 +83,8 @@ class Operations:
         log_failure(recorded)
         async with self._admission.turn(entry.caller):
             await context.node.create(entry.spec)
+        if entry.spec.template.start is not None:  # by its own time, not in the turn of others
+            await context.node.begin(entry.sandbox.sandbox_id)
         # That it runs need not be on the disk for the client to be told: after a crash it is found to be alive.
         log_failure(context.move(entry, SandboxState.RUNNING, end_at=context.in_seconds(seconds)))
         await recorded

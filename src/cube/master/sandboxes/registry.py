@@ -59,10 +59,14 @@ class Origin:
 
     template: Template
     snapshot: Snapshot | None = None
+    #: Id of the template that clients have built, whose files the snapshot holds.
+    built: str | None = None
 
     @property
     def id(self) -> str:
         """What clients know it by."""
+        if self.built is not None:
+            return self.built
         return self.template.template_id if self.snapshot is None else self.snapshot.snapshot_id
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import Connection
 
 from cube.cubelet.agent import NodeAgent
+from cube.master.builds.service import BuildService
 from cube.master.sandboxes.admission import Admission, Limits
 from cube.master.sandboxes.background import Background
 from cube.master.sandboxes.catalogue import TemplateCatalogue
@@ -124,8 +125,11 @@ class SandboxService:
         self._open = False
         self._store = store
         self.templates = TemplateCatalogue(node.templates)
+        self.builds = BuildService(
+            node, store.builds, settings, self.templates, clock=self._clock, background=self._background
+        )
         self.snapshots = SnapshotService(
-            context, store.snapshots, self._operations, self.templates, most=settings.max_snapshots
+            context, store.snapshots, self._operations, self._template_named, most=settings.max_snapshots
         )
 
     # -- life of the service -------------------------------------------------------------------------------------
@@ -133,8 +137,9 @@ class SandboxService:
     async def start(self) -> None:
         """Take over what an earlier run left, then watch deadlines."""
         self._node.on_death(self._died)
-        present = await recover(self._context, await self.snapshots.recorded())
+        present = await recover(self._context, await self.snapshots.recorded() | await self.builds.recorded())
         await self.snapshots.keep_only(present)
+        await self.builds.keep_only(present)
         await self._store.revisions.forget_unused()
         await self.secrets.start()
         await self.volumes.start()
@@ -348,12 +353,21 @@ class SandboxService:
         try:
             return Origin(self.templates.resolve(reference))
         except TemplateNotFound:
+            if (built := self.builds.origin(reference)) is not None:
+                return built
             snapshot = self.snapshots.find(reference)
             if snapshot is None:
                 raise
         if snapshot.runtime != self._node.runtime:
             raise Unsupported(f"snapshot {reference!r} needs the runtime {snapshot.runtime!r}")
         return Origin(snapshot.template, snapshot)
+
+    def _template_named(self, reference: str) -> str | None:
+        """Id of the template with this id or name, whoever has made it."""
+        with suppress(TemplateNotFound):
+            return self.templates.resolve(reference).template_id
+        built = self.builds.find(reference)
+        return None if built is None else built.template.template_id
 
     def _require_open(self) -> None:
         if not self._open:

@@ -7,9 +7,10 @@ on the node depends on a snapshot once it was used, so there is nothing to count
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
-from cube.master.sandboxes.catalogue import TemplateCatalogue
 from cube.master.sandboxes.context import Context
 from cube.master.sandboxes.operations import Operations, exclusively
 from cube.master.sandboxes.registry import Entry
@@ -20,7 +21,6 @@ from cube.model.errors import (
     CubeError,
     InvalidInput,
     LimitExceeded,
-    TemplateNotFound,
     Unsupported,
 )
 from cube.model.ids import TEMPLATE_REF, new_snapshot_id
@@ -43,15 +43,15 @@ class SnapshotService:
         context: Context,
         store: SnapshotStore,
         operations: Operations,
-        templates: TemplateCatalogue,
+        template_named: Callable[[str], str | None],
         *,
         most: int,
     ) -> None:
-        """At most ``most`` snapshots are kept."""
+        """At most ``most`` snapshots are kept; ``template_named`` gives the id of the template that has a name."""
         self._context = context
         self._store = store
         self._operations = operations
-        self._templates = templates
+        self._template_named = template_named
         self._most = most
         self._shelf = Shelf()
 
@@ -151,11 +151,10 @@ class SnapshotService:
     def _checked(self, name: str) -> str:
         if TEMPLATE_REF.fullmatch(name) is None or SNAPSHOT_ID.fullmatch(name.partition(":")[0]) is not None:
             raise InvalidInput(_MALFORMED, field="name")
-        try:
-            template = self._templates.resolve(name)
-        except TemplateNotFound:
-            return full_name(name)
-        raise Conflict(f"{name!r} is the name of template {template.template_id}: choose another name")
+        template_id = self._template_named(name)
+        if template_id is not None:
+            raise Conflict(f"{name!r} is the name of template {template_id}: choose another name")
+        return full_name(name)
 
     def _describe(self, entry: Entry, name: str | None, *, memory: bool) -> Snapshot:
         sandbox = entry.sandbox

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from cube.master.store.builds import BuildTable
 from cube.master.store.engine import sqlite_engine
 from cube.master.store.idempotency import IdempotencyStore
 from cube.master.store.migrate import migrate
@@ -31,6 +32,7 @@ class Store:
         self.idempotency = IdempotencyStore(self._writer, box)
         self.volumes = VolumeTable(self._writer, box)
         self.secrets = SecretTable(self._writer, box)
+        self.builds = BuildTable(self._writer, box)
 
     @classmethod
     async def open(cls, database: Path) -> Store:

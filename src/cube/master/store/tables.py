@@ -147,3 +147,43 @@ snapshots = Table(
     # A name stands for one snapshot.
     Index("ix_snapshots_name", "name", unique=True),
 )
+
+#: Templates that clients build.
+built_templates = Table(
+    "built_templates",
+    metadata,
+    Column("template_id", String(40), primary_key=True),
+    Column("name", String(300), nullable=False, unique=True),
+    Column("public", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+builds = Table(
+    "builds",
+    metadata,
+    Column("build_id", String(40), primary_key=True),
+    Column("template_id", String(40), ForeignKey(built_templates.c.template_id), nullable=False),
+    #: How far it is, and what it has made. Variables are part of that, so it is encrypted.
+    Column("document", LargeBinary, nullable=False),
+    Index(None, "template_id"),
+)
+
+template_tags = Table(
+    "template_tags",
+    metadata,
+    Column("template_id", String(40), ForeignKey(built_templates.c.template_id), primary_key=True),
+    Column("tag", String(128), primary_key=True),
+    Column("build_id", String(40), ForeignKey(builds.c.build_id), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+#: What steps of builds gave, to be used again.
+build_layers = Table(
+    "build_layers",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("snapshot_id", String(40), nullable=False),
+    #: What the next step runs with, encrypted.
+    Column("surroundings", LargeBinary, nullable=False),
+    Column("used_at", UtcDateTime, nullable=False),
+)
