@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from e2b import Sandbox
 
+from support import client_environments
 from support.service import Service
 
 pytestmark = pytest.mark.root
@@ -77,6 +80,25 @@ def test_signed_download_needs_no_header(service: Service, sandbox: Sandbox) -> 
     url = sandbox.download_url("index.html")
     assert httpx.get(url, trust_env=False).text == "hello from inside"
     assert httpx.get(url[:-3] + "xyz", trust_env=False).status_code == 401
+
+
+#: CubeSandbox's client, told which address its host names are at: uploads argv[3] of megabytes as a form.
+_OVERRIDDEN = """
+import hashlib, httpx, os, sys
+from cubesandbox._transport import IPOverrideTransport
+port, url, megabytes = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+content = os.urandom(megabytes << 20)
+with httpx.Client(transport=IPOverrideTransport("127.0.0.1", port), timeout=60) as client:
+    print(client.post(url, files={"file": ("f9", content)}).status_code, hashlib.sha256(content).hexdigest())
+"""
+
+
+def test_f9_a_form_sent_through_another_address_arrives_whole(service: Service, sandbox: Sandbox) -> None:
+    query = httpx.URL(sandbox.upload_url("/home/user/f9")).query.decode()
+    url = f"http://49983-{sandbox.sandbox_id}.localhost/files?{query}"
+    command = [str(client_environments.python("cubesandbox")), "-c", _OVERRIDDEN, str(service.port), url, "3"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.split()
+    assert said == ["200", hashlib.sha256(sandbox.files.read("/home/user/f9", format="bytes")).hexdigest()]
 
 
 def test_a_killed_sandbox_is_gone_on_every_port(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""docs/security-tests.md and the attacks of docs/egress.md name tests that exist."""
+"""docs/security-tests.md and the attacks of docs/egress.md and docs/network.md name tests that exist."""
 
 from __future__ import annotations
 
@@ -22,20 +22,28 @@ def test_every_row_names_one() -> None:
     assert all("::test_" in row for row in rows)
 
 
-EGRESS = (ROOT / "docs/egress.md").read_text().partition("## Attacks, and what happens")[2].partition("\n## ")[0]
-EGRESS_ROWS = [line for line in EGRESS.splitlines() if line.startswith("| ")][1:]
+def attacks(document: str) -> list[str]:
+    """The rows of a page's table of attacks."""
+    text = (ROOT / "docs" / document).read_text().partition("## Attacks, and what happens")[2]
+    return [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+
+
+PAGES = {"egress.md": 30, "network.md": 18}
 PLACES = ("security/egress", "integration/egress", "integration/netagent", "e2e")
+TESTS = [found for page in PAGES for row in attacks(page) for found in re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)]
 
 
-@pytest.mark.parametrize(("file", "name"), re.findall(r"`(test_\w+\.py)::(test_\w+)`", EGRESS))
-def test_the_test_of_an_egress_attack_exists(file: str, name: str) -> None:
+@pytest.mark.parametrize(("file", "name"), sorted(set(TESTS)))
+def test_the_test_of_an_attack_exists(file: str, name: str) -> None:
     texts = [path.read_text() for place in PLACES if (path := ROOT / "tests" / place / file).exists()]
     assert any(re.search(rf"^(async )?def {name}\(", text, re.MULTILINE) for text in texts)
 
 
-def test_every_egress_attack_says_what_happens_and_names_a_test() -> None:
-    assert len(EGRESS_ROWS) > 30
-    for row in EGRESS_ROWS:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_attack_says_what_happens_and_names_a_test(page: str) -> None:
+    rows = attacks(page)
+    assert len(rows) > PAGES[page]
+    for row in rows:
         attack, what, tests = (cell.strip() for cell in row.strip("|").split(" | "))
         assert attack
         assert what

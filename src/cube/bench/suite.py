@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cube.bench import code, create, density, files, pause, rivals, tti
+from cube.bench import code, create, density, files, network, pause, rivals, tti
 from cube.bench.report import Report
 from cube.bench.stand import Stand
 
@@ -56,5 +56,10 @@ def parts(base: str, interpreter: str) -> tuple[Part, ...]:
         Part("pause", "cube bench pause --count 50", lambda stand, line: pause.measure(stand, 50, base, line)),
         Part("files", "cube bench files", lambda stand, line: files.measure(stand, 1024, 3, 50, base, line)),
         Part("tti", "cube bench tti --count 100", lambda stand, line: tti.measure(stand, 100, 100, base, line)),
+        Part(
+            "network",
+            "cube bench network --count 300",
+            lambda stand, line: network.measure(stand.workspace, stand.bars, 300, line),
+        ),
         Part("density", "cube bench density", lambda stand, line: density.measure(stand, 200, 1000, base, line)),
     )

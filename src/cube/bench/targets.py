@@ -95,6 +95,34 @@ TARGETS = (
     ),
     Target("TTI through `e2b`, sequential, p50", "ms", 60, 20, _duration("tti", "sequential", "tti", "p50")),
     Target("TTI through `e2b`, burst of 100, all done", "s", 3, 1, _figure("tti", "burst, all done")),
+    Target(
+        "EnsureNetwork from the pool, p50", "ms", 3, 1, _duration("network", "EnsureNetwork, veth", "ensure", "p50")
+    ),
+    Target(
+        "EnsureNetwork from the pool, p99", "ms", 15, None, _duration("network", "EnsureNetwork, veth", "ensure", "p99")
+    ),
+    Target(
+        "adding a policy when 1,000 exist, against 10",
+        "times",
+        1.5,
+        1.1,
+        _figure("network", "adding a policy beside 1000 / 10"),
+    ),
+    Target(
+        "TCP throughput with a policy, against a plain veth",
+        "times",
+        0.9,
+        0.98,
+        _figure("network", "TCP, with a policy / plain veth"),
+        more=True,
+    ),
+    Target(
+        "recovery of the network agent after kill -9",
+        "s",
+        3,
+        1,
+        _figure("network", "recovery after kill -9, all networks"),
+    ),
     Target("succeeded of that burst", "", 100, None, _figure("tti", "burst, succeeded"), more=True),
 )
 

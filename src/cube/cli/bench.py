@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from cube.bench import code, density, files, pause, rivals, suite, tti
+from cube.bench import code, density, files, network, pause, rivals, suite, tti
 from cube.bench import create as starts
 from cube.bench.load import RoundFailed
 from cube.bench.report import Report
 from cube.bench.stand import Stand, stand
 from cube.cli.bench_output import JsonForm, Markdown, bars, show, show_all
 from cube.cli.output import fail
-from cube.settings import Settings
+from cube.model.errors import CubeError
+from cube.settings import Settings, require_root
 
 app = typer.Typer(
     help="Measure the running service: starts, code, files, density, pauses, and other ways of starting an image.",
@@ -143,6 +146,25 @@ def tti_(
     """
     line = _line(["tti", f"--count {count}"])
     _run(lambda stand: tti.measure(stand, count, burst, template, line), as_json=as_json, markdown=markdown)
+
+
+@app.command("network")
+def network_(count: Count = 300, as_json: JsonForm = False, markdown: Markdown = False) -> None:
+    """Hand out links, change policies beside many, move bytes under one, and kill the agent: on machines of its own.
+
+    The service need not run. Example: cube bench network --count 300
+    """
+
+    async def measured() -> Report:
+        with tempfile.TemporaryDirectory(prefix="cube-bench-") as workspace, bars(hidden=as_json) as display:
+            return await network.measure(Path(workspace), display, count, _line(["network", f"--count {count}"]))
+
+    try:
+        require_root()
+        report = asyncio.run(measured())
+    except (PermissionError, RoundFailed, CubeError) as error:
+        fail(str(error), as_json=as_json)
+    show(report, as_json=as_json, markdown=markdown)
 
 
 @app.command("all")
