@@ -72,3 +72,26 @@ def test_density(service: Service) -> None:
 def test_a_report_in_markdown_begins_with_its_command(service: Service) -> None:
     printed = service.run("bench", "create", "--count", "2", "--no-exec", "--markdown").stdout
     assert printed.startswith("```sh\ncube bench create --count 2 --no-exec\n```")
+
+
+@pytest.fixture(scope="module")
+def network(service: Service) -> dict[str, Any]:
+    """On machines of its own, so it needs no service; here one runs beside it, which it does not touch."""
+    return report(service, "network", "--count", "3")
+
+
+def test_network(network: dict[str, Any]) -> None:
+    results, figures = network["results"], network["figures"]
+    assert results.keys() == {"EnsureNetwork, tap", "EnsureNetwork, veth", "GetTapFile", "adding a policy"}
+    assert results["EnsureNetwork, veth"]["milliseconds"]["ensure"]["count"] == 3
+    assert figures["TCP, with a policy"]["value"] > 0
+    assert figures["recovery after kill -9, all networks"]["value"] > 0
+
+
+def test_n6_the_ways_to_a_tap_are_measured_beside_each_other(network: dict[str, Any]) -> None:
+    """Cached against made anew is what the three ways are for."""
+    ways = network["results"]["GetTapFile"]["milliseconds"]
+    assert ways.keys() == {"cached", "pool", "restored"}
+    assert ways["cached"]["p50"] < ways["restored"]["p50"]
+    assert ways["cached"].keys() >= {"p50", "p99"}
+    assert network["figures"]["EnsureNetwork, tap"]["unit"] == "per second"

@@ -40,7 +40,7 @@ _NETWORK: Final = "10.64.0.0/16"
 _POLICY: Final = NetworkConfig(deny_out=("0.0.0.0/0",), allow_out=tuple(f"203.0.113.{host}" for host in range(1, 21)))
 #: Policies that exist in the two halves of that measurement.
 _FEW, _MANY = 10, 1000
-_SECONDS: Final = 2.0
+_SECONDS: Final = 1.0
 _TURNS: Final = 3
 _POOL: Final = 32
 #: Networks that the recovered agent has to have again.
