@@ -60,7 +60,7 @@ async def measure(workspace: Path, bars: Bars, count: int, command: str) -> Repo
         await _many(count, report, settings)
         report.figures |= await _throughput(ground, settings)
     with netground.machine():
-        report.figures["recovery after kill -9, all networks"] = await _recovery(workspace)
+        report.figures["recovery after kill -9, all networks"] = await _recovery(workspace / "recovery")
     return report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cube.bench import code, create, density, files, network, pause, rivals, tti
+from cube.bench import code, create, density, files, pause, rivals, tti
 from cube.bench.report import Report
 from cube.bench.stand import Stand
 
@@ -59,7 +59,13 @@ def parts(base: str, interpreter: str) -> tuple[Part, ...]:
         Part(
             "network",
             "cube bench network --count 300",
-            lambda stand, line: network.measure(stand.workspace, stand.bars, 300, line),
+            _network,
         ),
         Part("density", "cube bench density", lambda stand, line: density.measure(stand, 200, 1000, base, line)),
     )
+
+
+async def _network(stand: Stand, line: str) -> Report:
+    from cube.bench import network  # late: it has all of the network agent with it, which other commands need not load
+
+    return await network.measure(stand.workspace, stand.bars, 300, line)

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from cube.bench import code, density, files, network, pause, rivals, suite, tti
+from cube.bench import code, density, files, pause, rivals, suite, tti
 from cube.bench import create as starts
 from cube.bench.load import RoundFailed
 from cube.bench.report import Report
@@ -154,6 +154,8 @@ def network_(count: Count = 300, as_json: JsonForm = False, markdown: Markdown =
 
     The service need not run. Example: cube bench network --count 300
     """
+
+    from cube.bench import network  # late: it has all of the network agent with it
 
     async def measured() -> Report:
         with tempfile.TemporaryDirectory(prefix="cube-bench-") as workspace, bars(hidden=as_json) as display:

@@ -12,6 +12,8 @@ from cube.netagent.firewall import Firewall
 from cube.netagent.links import LinkPool
 from cube.settings import Settings
 from support import network, slots
+from support.machine import Internet, greeters, machine
+from support.sandbox_links import Net, net
 
 _numbers = count()
 
@@ -70,3 +72,17 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for child in running:
         child.send_signal(signal.SIGKILL)
         child.communicate(timeout=10)
+
+
+@pytest.fixture
+def internet() -> Iterator[Internet]:
+    """A machine of the test's own, with hosts beyond it that greet."""
+    with machine() as internet, greeters(internet):
+        yield internet
+
+
+@pytest.fixture
+async def ground(internet: Internet, settings: Settings) -> AsyncIterator[Net]:
+    """A firewall, links and policies on that machine."""
+    async with net(settings) as made:
+        yield made

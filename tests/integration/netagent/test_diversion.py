@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from cube.netagent.links import Link
 from cube.netagent.routing import Routing
 from cube.settings import Settings
 from support.fake_gateway import fake_gateway
-from support.machine import HOSTS, MACHINE, UPLINK, Internet, greeters, machine
+from support.machine import HOSTS, MACHINE, UPLINK, Internet
 from support.network import DATAGRAM, run
 from support.sandbox_links import ALL, Net, net, policy
 
@@ -32,18 +32,6 @@ except OSError as e: print(errno.errorcode[e.errno])
 
 def rule(**match: Any) -> dict[str, Any]:
     return {"match": match, "action": {"allow": True}}
-
-
-@pytest.fixture
-def internet() -> Iterator[Internet]:
-    with machine() as internet, greeters(internet):
-        yield internet
-
-
-@pytest.fixture
-async def ground(internet: Internet, settings: Settings) -> AsyncIterator[Net]:
-    async with net(settings) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-
 import pytest
 
 from cube.netagent import conntrack, namespaces, nftables
 from cube.settings import Settings
-from support.machine import HOSTS, MACHINE, PRIVATE_HOSTS, Internet, greeters, machine
+from support.machine import HOSTS, MACHINE, PRIVATE_HOSTS, Internet
 from support.network import DATAGRAM, GREET, PING, run, start
-from support.sandbox_links import ALL, Net, net, policy
+from support.sandbox_links import ALL, Net, policy
 
 pytestmark = pytest.mark.root
 
@@ -29,18 +27,6 @@ try:
 except TimeoutError: print('TIMEOUT')
 except OSError as e: print(errno.errorcode[e.errno])
 """
-
-
-@pytest.fixture
-def internet() -> Iterator[Internet]:
-    with machine() as internet, greeters(internet):
-        yield internet
-
-
-@pytest.fixture
-async def ground(internet: Internet, settings: Settings) -> AsyncIterator[Net]:
-    async with net(settings) as made:
-        yield made
 
 
 async def hello(link: object, host: str, port: int = 80, wait: float = 5) -> str:

@@ -8,33 +8,19 @@ import fcntl
 import socket
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 import cube.netagent
 from cube.netagent.factory import GATEWAY_MAC
-from cube.settings import Settings
-from support.machine import HOSTS, MACHINE, UPLINK, Internet, greeters, machine
+from support.machine import HOSTS, MACHINE, UPLINK, Internet
 from support.network import run
-from support.sandbox_links import ALL, Net, net
+from support.sandbox_links import ALL, Net
 
 pytestmark = pytest.mark.root
 
 NEAR, OTHER, FAR, _ = HOSTS
-
-
-@pytest.fixture
-def internet() -> Iterator[Internet]:
-    with machine() as internet, greeters(internet):
-        yield internet
-
-
-@pytest.fixture
-async def ground(internet: Internet, settings: Settings) -> AsyncIterator[Net]:
-    async with net(settings) as made:
-        yield made
 
 
 async def test_tiny_fragments_hide_no_port(ground: Net, internet: Internet) -> None:
