@@ -25,6 +25,8 @@ _log = structlog.get_logger(__name__)
 
 #: Seconds that a request about one thing may take.
 REQUEST_SECONDS = 30.0
+#: Bytes of answers to one request that may wait until they are taken; who takes them keeps up with far less.
+ANSWERS_MAX = 32 * 1024 * 1024
 
 
 class RequestFailed(Exception):
@@ -63,9 +65,19 @@ class _Answers:
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._held = 0
 
     def receive(self, message: Message) -> None:
+        self._held += len(message.body)
+        if self._held > ANSWERS_MAX:
+            raise WireError(f"more than {ANSWERS_MAX >> 20} MiB of answers to one request")
         self.queue.put_nowait(Message(message.kind, message.id, message.body, message.take_handles()))
+
+    async def take(self) -> Message | None:
+        message = await self.queue.get()
+        if message is not None:
+            self._held -= len(message.body)
+        return message
 
     def lost(self) -> None:
         self.queue.put_nowait(None)
@@ -199,7 +211,7 @@ class ControlConnection:
     async def _next(self, answers: _Answers, deadline: float) -> Message:
         try:
             async with asyncio.timeout_at(deadline):
-                message = await answers.queue.get()
+                message = await answers.take()
         except TimeoutError:
             raise Unavailable(f"sandbox {self.sandbox_id!r} did not answer in time; try again") from None
         if message is None:
