@@ -18,6 +18,7 @@ import uvicorn
 
 from cube.envd.app import SANDBOX_HEADER, create_envd_app
 from cube.envd.asgi import Receive, Scope, Send, header, respond_json
+from cube.envd.bulk import BulkServer
 from cube.envd.guest import Guest
 from cube.envd.sandboxes import EnvdSandbox
 from cube.envd.version import ENVD_VERSION
@@ -128,7 +129,12 @@ def serve(sandboxes: Sandboxes) -> Iterator[EnvdServer]:
     """Serve the sandboxes until the block is left; stops their processes like a cubelet."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        Edge(sandboxes), log_level="warning", loop="uvloop", lifespan="on", timeout_graceful_shutdown=2
+        Edge(sandboxes),
+        http=BulkServer,
+        log_level="warning",
+        loop="uvloop",
+        lifespan="on",
+        timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
     started: asyncio.Future[asyncio.AbstractEventLoop] | Any = _Started()

@@ -12,6 +12,8 @@ from typing import Any
 
 import uvicorn
 
+from cube.envd.bulk import BulkServer
+
 #: Idle connections from the proxy are closed by the proxy, never by us: a request could be on its way.
 _KEEP_ALIVE_S = 24 * 3600
 #: What streams get to finish when the service ends.
@@ -33,7 +35,7 @@ async def http_server(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http="httptools",
+        http=BulkServer,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import orjson
@@ -42,7 +42,7 @@ async def respond_json(send: Send, status: int, value: object) -> None:
     await respond(send, status, orjson.dumps(value), [(b"content-type", b"application/json")])
 
 
-async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
+async def body_chunks(receive: Receive) -> AsyncGenerator[bytes]:
     """The request body as it arrives, empty chunks left out; raises :class:`ClientDisconnected`."""
     more = True
     while more:

@@ -20,9 +20,9 @@ class Inflater:
         self._member = zlib.decompressobj(_GZIP)
         self._begun = False
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes | bytearray) -> Iterator[bytes]:
         """What ``data`` expands to, in steps of at most :data:`STEP` bytes; raises ``InvalidInput``."""
-        rest = data
+        rest: bytes | bytearray = data
         while rest:
             if self._member.eof:
                 self._member = zlib.decompressobj(_GZIP)
@@ -43,7 +43,7 @@ class Inflater:
         while not self._member.eof and (output := self._step(b"")):
             yield output
 
-    def _step(self, data: bytes) -> bytes:
+    def _step(self, data: bytes | bytearray) -> bytes:
         try:
             return self._member.decompress(data, STEP)
         except zlib.error as error:

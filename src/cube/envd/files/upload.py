@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
-from cube.envd.asgi import Receive, Scope, body_chunks, header
+from cube.envd.asgi import Receive, Scope, header
+from cube.envd.bulk import pieces
 from cube.envd.files.blocking import submit
 from cube.envd.files.encoding import Inflater
 from cube.envd.files.metadata import metadata_headers
@@ -24,18 +26,19 @@ async def receive_files(scope: Scope, receive: Receive, guest: Guest, path: str,
     Raises ``InvalidInput``, ``StorageFull``, ``ClientDisconnected``, and what the guest raises.
     """
     metadata = metadata_headers(scope)
-    content = _decoded(scope, body_chunks(receive))
     kind, parameters = header_parameters(header(scope, b"content-type"))
-    if kind == "multipart/form-data":
-        parser = MultipartParser(parameters.get("boundary", ""))
-        return await _MultipartUpload(guest, path, user, metadata).run(_events(parser, content))
-    if kind == "application/octet-stream":
-        return [await _write_raw(content, guest, path, user, metadata)]
+    async with aclosing(pieces(scope, receive)) as body:
+        content = _decoded(scope, body)
+        if kind == "multipart/form-data":
+            parser = MultipartParser(parameters.get("boundary", ""))
+            return await _MultipartUpload(guest, path, user, metadata).run(_events(parser, content))
+        if kind == "application/octet-stream":
+            return [await _write_raw(content, guest, path, user, metadata)]
     raise InvalidInput("the Content-Type must be multipart/form-data or application/octet-stream")
 
 
 async def _write_raw(
-    content: AsyncIterator[bytes], guest: Guest, path: str, user: str, metadata: dict[str, str]
+    content: AsyncIterator[bytes | bytearray], guest: Guest, path: str, user: str, metadata: dict[str, str]
 ) -> dict[str, object]:
     if not path:
         raise InvalidInput("the query parameter 'path' is missing", field="path")
@@ -46,7 +49,7 @@ async def _write_raw(
     return written(writer.entry, metadata)
 
 
-async def _events(parser: MultipartParser, content: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+async def _events(parser: MultipartParser, content: AsyncIterator[bytes | bytearray]) -> AsyncIterator[Event]:
     async for chunk in content:
         for event in parser.feed(chunk):
             yield event
@@ -98,7 +101,7 @@ class _MultipartUpload:
         self._written.append(written(writer.entry, self._metadata))
 
 
-async def _decoded(scope: Scope, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _decoded(scope: Scope, chunks: AsyncIterator[bytes | bytearray]) -> AsyncIterator[bytes | bytearray]:
     coding = header(scope, b"content-encoding").strip().lower()
     if coding in ("", "identity"):
         async for chunk in chunks:
@@ -110,7 +113,7 @@ async def _decoded(scope: Scope, chunks: AsyncIterator[bytes]) -> AsyncIterator[
         raise InvalidInput(f"the Content-Encoding {coding[:50]!r} is not known; send gzip or none")
 
 
-async def _inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _inflated(chunks: AsyncIterator[bytes | bytearray]) -> AsyncIterator[bytes | bytearray]:
     """Expand in a thread, one bounded step at a time, so that a bomb neither fills memory nor stops the event loop."""
     inflater = Inflater()
     async for chunk in chunks:

@@ -1,0 +1,178 @@
+"""Long request bodies, read into the memory that they are written from.
+
+On its usual way through the server a byte of a body is copied four times before the file system gets it. An application
+that asks for a body in bulk gets pieces of a mebibyte that the kernel has filled itself; the server's parser, which has
+seen the head and knows how long the body is, is left out until the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Final, Protocol, cast
+
+import httptools
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from cube.envd.asgi import ClientDisconnected, Receive, Scope, body_chunks
+
+#: Name of the server's offer among the ASGI extensions of a request.
+EXTENSION: Final = "cube.bulk"
+#: Bytes of a piece; shorter bodies are not worth the change.
+PIECE: Final = 1024 * 1024
+
+
+class Bulk(Protocol):
+    """The offer to read the rest of a body in bulk."""
+
+    def pieces(self) -> AsyncGenerator[bytes | bytearray]:
+        """The rest of the body; see :func:`pieces`. Who leaves early must answer: the connection ends then."""
+        ...
+
+
+def pieces(scope: Scope, receive: Receive) -> AsyncGenerator[bytes | bytearray]:
+    """The request body, in bulk where the server offers that. Close it before the request is answered.
+
+    A piece stays as it is until the second next one is asked for. Raises :class:`ClientDisconnected`.
+    """
+    offer = scope.get("extensions", {}).get(EXTENSION)
+    return body_chunks(receive) if offer is None else cast(Bulk, offer).pieces()
+
+
+class BulkServer(HttpToolsProtocol):
+    """uvicorn's protocol, with the offer for every body of a length that is known and worth it."""
+
+    _length = 0
+    _parsed = 0
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._length = self._parsed = 0
+
+    def on_headers_complete(self) -> None:
+        self._length = _announced(self.headers)
+        if self._length > PIECE:
+            cast(Any, self.scope)["extensions"] = {EXTENSION: _Taken(self)}
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._parsed += len(body)
+        super().on_body(body)
+
+    @property
+    def unparsed(self) -> int:
+        """Bytes of the body that the parser has not seen."""
+        return self._length - self._parsed
+
+    def begin_bulk(self, reader: _Reader) -> bytes:
+        """Let ``reader`` have what comes from now on; returns what has come of the body."""
+        begun, self.cycle.body = bytes(self.cycle.body), bytearray()
+        self.flow.pause_reading()
+        self.transport.set_protocol(reader)
+        return begun
+
+    def end_bulk(self, *, whole: bool) -> None:
+        """Take the connection back, after the last byte of the body or before: then it ends with the answer.
+
+        The parser still waits for the body. It is replaced only if all of that was read, so what is left of a body can
+        never be taken for a request.
+        """
+        self.flow.pause_reading()
+        self.transport.set_protocol(self)
+        if whole:
+            self.parser = httptools.HttpRequestParser(self)
+            self.on_message_complete()
+            self.flow.resume_reading()
+        else:
+            self.cycle.keep_alive = False
+            self.cycle.scope["headers"].append(CLOSE_HEADER)  # type: ignore[attr-defined]  # a list, here
+
+
+def _announced(headers: list[tuple[bytes, bytes]]) -> int:
+    """The length of a body; 0 when it is not known beforehand, or the client waits to be asked for it."""
+    fields = dict(headers)
+    length = fields.get(b"content-length", b"")
+    if b"transfer-encoding" in fields or b"expect" in fields or not length.isdigit():
+        return 0
+    return int(length)
+
+
+class _Taken:
+    """See :class:`Bulk`."""
+
+    def __init__(self, server: BulkServer) -> None:
+        self._server = server
+
+    async def pieces(self) -> AsyncGenerator[bytes | bytearray]:
+        """See :class:`Bulk`."""
+        server = self._server
+        reader = _Reader(server)
+        begun = server.begin_bulk(reader)
+        try:
+            if begun:
+                yield begun
+            size = PIECE - len(begun) % PIECE
+            while reader.left:
+                yield await reader.next(size)
+                size = PIECE
+        finally:
+            if not reader.lost:
+                server.end_bulk(whole=not reader.left)
+
+
+class _Reader(asyncio.BufferedProtocol):
+    """Fills two buffers in turn, each when it is asked for; in between the kernel's buffers hold the client up."""
+
+    def __init__(self, server: BulkServer) -> None:
+        self._server = server
+        self._buffers = (bytearray(PIECE), bytearray(PIECE))
+        self._turn = 0
+        self._filled = self._wanted = 0
+        self._full = asyncio.Event()
+        #: Bytes of the body that have not been read.
+        self.left = server.unparsed
+        #: Whether the connection is gone.
+        self.lost = False
+
+    async def next(self, size: int) -> bytes | bytearray:
+        """So many bytes, fewer at the end; a slow client's are waited for. Raises :class:`ClientDisconnected`."""
+        self._turn ^= 1
+        self._filled, self._wanted = 0, min(size, self.left)
+        self._full.clear()
+        if not self.lost:
+            self._server.flow.resume_reading()
+            await self._full.wait()
+        if self.lost:
+            raise ClientDisconnected
+        buffer = self._buffers[self._turn]
+        return buffer if self._filled == PIECE else bytes(memoryview(buffer)[: self._filled])
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """What is still to be filled."""
+        return memoryview(self._buffers[self._turn])[self._filled : self._wanted]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The kernel has filled so much of it."""
+        self._filled += nbytes
+        self.left -= nbytes
+        if self._filled == self._wanted:
+            self._server.flow.pause_reading()
+            self._full.set()
+
+    def eof_received(self) -> None:
+        """A body that ends early: the transport closes the connection."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever waits learns of it, and so does the server."""
+        self.lost = True
+        self._full.set()
+        self._server.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """For the server."""
+        self._server.pause_writing()
+
+    def resume_writing(self) -> None:
+        """For the server."""
+        self._server.resume_writing()
