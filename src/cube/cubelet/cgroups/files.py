@@ -11,8 +11,11 @@ from cube.model.errors import HostError
 
 _READ_BYTES: Final = 65536
 
+#: Text on the way of every create: putting a ``Path`` together takes longer than the system calls.
+AnyPath = str | Path
 
-def read(path: Path) -> str:
+
+def read(path: AnyPath) -> str:
     """Content of a control file. ``FileNotFoundError`` when the cgroup or the knob is not there."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -24,7 +27,7 @@ def read(path: Path) -> str:
         os.close(handle)
 
 
-def write(path: Path, value: str) -> None:
+def write(path: AnyPath, value: str) -> None:
     """Write a control file in one call, as the kernel wants it. ``OSError`` as the kernel answers."""
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -33,7 +36,7 @@ def write(path: Path, value: str) -> None:
         os.close(handle)
 
 
-def set_value(path: Path, value: str) -> None:
+def set_value(path: AnyPath, value: str) -> None:
     """Like :func:`write`, but a refusal is a ``HostError`` that names the file and the reason."""
     try:
         write(path, value)

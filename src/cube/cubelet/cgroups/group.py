@@ -49,7 +49,7 @@ class Cgroup:
         self._unified = self._directories[unified] if unified is not None else None
         # What was set last, so that limits that were set ahead are not written again.
         self._resources: Resources | None = None
-        self._written: dict[Path, str] = {}
+        self._written: dict[str, str] = {}
 
     def make(self) -> None:
         """Make the directories. ``HostError`` when the kernel refuses; what was made is removed again."""
@@ -106,9 +106,10 @@ class Cgroup:
         for controller in REQUIRED:
             hierarchy, directory = self._controllers[controller]
             wanted = limits(resources, controller, hierarchy.version)
-            differing = [limit for limit in wanted if self._written.get(directory / limit.file) != limit.value]
-            for limit in _in_order(differing, directory):
-                self._set(directory / limit.file, limit)
+            place = os.fspath(directory)
+            differing = [limit for limit in wanted if self._written.get(f"{place}/{limit.file}") != limit.value]
+            for limit in _in_order(differing, place):
+                self._set(f"{place}/{limit.file}", limit)
         self._resources = resources
 
     async def freeze(self) -> None:
@@ -182,8 +183,8 @@ class Cgroup:
         except OSError as error:
             raise NotFound(f"the control group {self.name} is gone: {error.strerror}") from error
 
-    def _set(self, path: Path, limit: Limit) -> None:
-        if limit.optional and not path.exists():
+    def _set(self, path: str, limit: Limit) -> None:
+        if limit.optional and not os.path.exists(path):
             return
         set_value(path, limit.value)
         self._written[path] = limit.value
@@ -248,10 +249,10 @@ class Cgroup:
         return int(read(found[1] / file)) if found is not None else 0
 
 
-def _in_order(wanted: list[Limit], directory: Path) -> list[Limit]:
+def _in_order(wanted: list[Limit], directory: str) -> list[Limit]:
     """The old interface keeps memory+swap at or above memory at every moment: when limits grow, it is written first."""
     for limit in wanted:
-        if limit.file == "memory.limit_in_bytes" and int(limit.value) > int(read(directory / limit.file)):
+        if limit.file == "memory.limit_in_bytes" and int(limit.value) > int(read(f"{directory}/{limit.file}")):
             return sorted(wanted, key=lambda item: "memsw" not in item.file)
     return wanted
 
@@ -263,6 +264,9 @@ def _remove_trees(paths: list[Path]) -> list[Path]:
 
 
 def _remove_tree(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # nearly always it has no cgroups below
+        os.rmdir(path)
+        return True
     for directory in _deepest_first(path):
         try:
             os.rmdir(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from cube.model.resources import Resources
@@ -28,6 +29,7 @@ class Limit:
     optional: bool = False
 
 
+@lru_cache(maxsize=64)
 def limits(resources: Resources, controller: str, version: Literal[1, 2]) -> tuple[Limit, ...]:
     """The limits of one controller, in the order in which they must be written when nothing was limited before."""
     quota = resources.cpu_count * _PERIOD
