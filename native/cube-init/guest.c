@@ -112,8 +112,8 @@ _Noreturn void guest_main(void)
     make_group(&options);
     guest_mount_root();
     set_kernel_parameters();
-    if (network_loopback_up())
-        guest_fail("the loopback interface");
+    if (network_up())
+        guest_fail("the network interfaces");
     int control = guest_start_inside(&options);
     become_relay();
     const struct relay_config config = {

@@ -52,8 +52,11 @@ struct guest_address {
     uint32_t address, gateway; /* network byte order */
     uint32_t prefix, mtu;
 };
-int network_loopback_up(void);
+int network_up(void);
 int network_configure(const struct guest_address *address);
+
+/* Whether it ever had an address, in the life of this memory. */
+bool network_used(void);
 
 /* sockets.c: end established TCP connections to others; 0 or an errno. */
 int sockets_reset(void);

@@ -59,22 +59,27 @@ static int write_file(int etc, const char *name, const char *text, size_t size)
     return error;
 }
 
-static bool unchanged(int etc, const char *name, const char *text, size_t size)
+/* Over what is there, which is much cheaper than another file: 0 or an errno, and ENOENT when it is not as we make it. */
+static int overwrite(int fd, const char *text, size_t size)
 {
     char there[4096];
     struct stat st;
-    int fd = openat(etc, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    bool same = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (size_t)st.st_size == size && size <= sizeof there &&
-                read(fd, there, sizeof there) == (ssize_t)size && memcmp(there, text, size) == 0;
-    close(fd);
-    return same;
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_nlink != 1 || st.st_uid != 0 || (st.st_mode & 07777) != 0644)
+        return ENOENT;
+    bool same_size = (size_t)st.st_size == size;
+    if (same_size && size <= sizeof there && pread(fd, there, size, 0) == (ssize_t)size && memcmp(there, text, size) == 0)
+        return 0;
+    if (pwrite(fd, text, size, 0) != (ssize_t)size || (!same_size && ftruncate(fd, (off_t)size)))
+        return errno;
+    return 0;
 }
 
 static int put_file(int etc, const char *name, const char *text, size_t size)
 {
-    return unchanged(etc, name, text, size) ? 0 : write_file(etc, name, text, size);
+    int fd = openat(etc, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int error = fd < 0 ? ENOENT : overwrite(fd, text, size);
+    close(fd);
+    return error == ENOENT ? write_file(etc, name, text, size) : error;
 }
 
 static int write_names(int etc, const struct identity *i)
@@ -176,7 +181,7 @@ static int identify(struct reader *body)
         error = reseed(i.seed);
     if (!error)
         error = set_time(i.nanoseconds);
-    if (!error && (i.flags & RESET_CONNECTIONS))
+    if (!error && (i.flags & RESET_CONNECTIONS) && network_used())
         error = sockets_reset();
     if (!error && (i.flags & NETWORK))
         error = network_configure(&i.network);

@@ -12,6 +12,8 @@
 
 #define INTERFACE "eth0"
 
+static bool used;
+
 static struct ifreq request_for(const char *name)
 {
     struct ifreq request = {0};
@@ -58,10 +60,12 @@ static int add_route(int fd, uint32_t destination, uint32_t mask, uint32_t gatew
     return ioctl(fd, SIOCADDRT, &route) && errno != EEXIST ? -1 : 0;
 }
 
-/* Down and up again: routes and neighbours of an earlier life are forgotten. */
+/* Down and up again: routes and neighbours of an earlier life are forgotten. Where there was none, that is spared. */
 static int configure(int fd, const struct guest_address *address)
 {
-    if (set_flags(fd, INTERFACE, false) || set_addresses(fd, address) || set_flags(fd, INTERFACE, true))
+    bool renew = used;
+    used = true;
+    if ((renew && set_flags(fd, INTERFACE, false)) || set_addresses(fd, address) || set_flags(fd, INTERFACE, true))
         return -1;
     if (!address->gateway)
         return 0;
@@ -70,19 +74,25 @@ static int configure(int fd, const struct guest_address *address)
     return add_route(fd, 0, 0, address->gateway);
 }
 
+bool network_used(void)
+{
+    return used;
+}
+
 int network_configure(const struct guest_address *address)
 {
-    guest_write("/proc/sys/net/ipv6/conf/" INTERFACE "/disable_ipv6", "1");
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     int error = address->prefix > 32 ? EINVAL : fd < 0 || configure(fd, address) ? errno : 0;
     close(fd);
     return error;
 }
 
-int network_loopback_up(void)
+/* The interface to the outside is up already in every copy of this memory, without an address; there may be none. */
+int network_up(void)
 {
+    guest_write("/proc/sys/net/ipv6/conf/" INTERFACE "/disable_ipv6", "1");
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    int error = fd < 0 || set_flags(fd, "lo", true) ? errno : 0;
+    int error = fd < 0 || set_flags(fd, "lo", true) || (set_flags(fd, INTERFACE, true) && errno != ENODEV) ? errno : 0;
     close(fd);
     return error;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -119,8 +120,9 @@ class Subvolumes:
             self._ids[new] = self._ids.pop(old)
 
     def destroy(self, name: str) -> None:
-        """Remove one with everything in it; succeeds when there is none. Blocks are freed in the background."""
-        with btrfs.directory(self.directory) as fd:
+        """Remove one with everything in it; succeeds when there is none, or no file system. Blocks are freed in the
+        background."""
+        with contextlib.suppress(FileNotFoundError), btrfs.directory(self.directory) as fd:
             try:
                 btrfs.snap_destroy(fd, name)
             except FileNotFoundError:
