@@ -87,7 +87,9 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         await stack.enter_async_context(_beside(find_out(settings)))
         volumes = VolumeStore(settings)
         await asyncio.to_thread(volumes.open)
-        stock = Bounds(settings.warm_pool, settings.warm_pool_max, MemoryGauge(settings.memory_reserve))
+        gauge = MemoryGauge(settings.memory_reserve)
+        slow = runtime.capabilities.isolation != "container"
+        stock = Bounds(settings.warm_pool, settings.warm_pool_max, gauge, every_template=slow)
         templates = _Templates(settings, images)
         node = Cubelet(runtime, templates, volumes=volumes, prepare=prewarm, stock=stock, network=network)
         cubelet = await stack.enter_async_context(node)

@@ -111,6 +111,7 @@ class Cubelet:
             await self._end(taken)
         resident = Resident(spec)
         self._start(resident, await self._runtime.create(spec))
+        await resident.take_up()
         self._residents[spec.sandbox_id] = resident
         self._prepare_beside(resident)
 
@@ -152,7 +153,7 @@ class Cubelet:
             resident.instance = None
         await self._ended(resident)
         self._start(resident, instance)
-        if anew:
+        if not await resident.take_up() and anew:
             await self._begin_again(resident)
         self._prepare_beside(resident)
 
@@ -161,7 +162,8 @@ class Cubelet:
         resident = self._resident(sandbox_id)
         if resident.state == DEAD:
             raise SandboxNotRunning(sandbox_id, resident.state)
-        await self._runtime.snapshot(resident.spec, resident.instance, snapshot_id, memory=memory)
+        contexts = resident.contexts() if memory else None
+        await self._runtime.snapshot(resident.spec, resident.instance, snapshot_id, memory=memory, contexts=contexts)
 
     async def rollback(self, sandbox_id: str, snapshot_id: str) -> None:
         """Replace what a running sandbox is by what a snapshot holds. See :class:`NodeAgent`."""
@@ -176,7 +178,8 @@ class Cubelet:
             self._start(resident, await self._runtime.resume(resident.spec, None, memory=True))
         except CubeError as error:
             raise SandboxStopped(f"the sandbox was rolled back but could not be started: {error.message}") from error
-        await self._begin_again(resident)
+        if not await resident.take_up():
+            await self._begin_again(resident)
         self._prepare_beside(resident)
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
@@ -209,7 +212,7 @@ class Cubelet:
             except SandboxNotFound:
                 log.warning("sandbox.lost", sandbox=spec.sandbox_id)
                 continue
-            self._admit(spec, found)
+            await self._admit(spec, found)
         await self._remove_leftovers()
         if self._network is not None:
             await self._network.forget_others()
@@ -274,10 +277,11 @@ class Cubelet:
         for callback in self._unreachable_callbacks:
             callback(sandbox_id)
 
-    def _admit(self, spec: SandboxSpec, found: Found) -> None:
+    async def _admit(self, spec: SandboxSpec, found: Found) -> None:
         view = None if found.instance is None else view_of(spec, found.instance)
         resident = Resident(spec, found.instance, view, None, found.condition)
         self._watch(resident)
+        await resident.take_up()
         self._residents[spec.sandbox_id] = resident
 
     def _start(self, resident: Resident, instance: Instance) -> None:
@@ -299,10 +303,11 @@ class Cubelet:
     async def _start_ahead(self, spec: SandboxSpec) -> Resident:
         resident = Resident(spec)
         self._start(resident, await self._runtime.create(spec))
+        await resident.take_up()
         return resident
 
     async def _prepare_ahead(self, resident: Resident) -> None:
-        if self._prepare is not None:
+        if self._prepare is not None and resident.spec.template.code_interpreter:
             await self._prepared(self._prepare, resident)
 
     async def _hand_out(self, resident: Resident, spec: SandboxSpec) -> None:

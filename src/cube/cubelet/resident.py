@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from cube.cubelet.runtime.base import Instance, LocalGuest
+import structlog
+
+from cube.cubelet.runtime.base import Inheriting, Instance, LocalGuest
+from cube.envd import survival
+from cube.envd.guest import LastingGuest
+from cube.envd.interpreter import handover
 from cube.envd.sandboxes import EnvdSandbox
-from cube.model.errors import SandboxNotRunning, Unsupported
+from cube.model.errors import CubeError, SandboxNotRunning, Unsupported
 from cube.model.sandbox import Condition, SandboxSpec
+
+log = structlog.get_logger(__name__)
 
 #: State of a sandbox that ended by itself.
 DEAD = "dead"
@@ -51,6 +59,24 @@ class Resident:
         """Note that it runs, with processes that have just begun."""
         self.view = view_of(self.spec, instance)
         self.instance, self.state, self.prepared = instance, Condition.RUNNING, False
+
+    async def take_up(self) -> bool:
+        """Have envd follow what began before this service knew it; ``False`` when nothing did. What cannot be followed
+        is let go of, and logged."""
+        instance = self.instance
+        if self.view is None or not isinstance(instance, Inheriting) or instance.inherited is None:
+            return False
+        try:
+            await survival.take_up(self.view, instance.inherited or None)
+        except CubeError as error:
+            log.warning("sandbox.not_taken_up", sandbox=self.spec.sandbox_id, reason=error.message)
+        return True
+
+    def contexts(self) -> Mapping[str, Any] | None:
+        """What its interpreter has, for a copy of its memory; ``None`` where kernels do not outlive a connection."""
+        if self.view is None or not isinstance(self.view.guest, LastingGuest):
+            return None
+        return handover.describe(self.view)
 
     def running(self) -> Instance:
         """What runs; raises ``SandboxNotRunning``."""

@@ -72,6 +72,9 @@ class Bounds:
     low: int
     high: int
     memory: MemoryGauge
+    #: Whether that is worth it for every template, because a start takes long by itself. Of those without an
+    #: interpreter none is kept when nobody asks.
+    every_template: bool = False
 
 
 class Stock(Generic[S]):
@@ -94,12 +97,10 @@ class Stock(Generic[S]):
         """Id of a sandbox that is as ``spec`` wants it but for id, tokens and variables. It is kept for whoever
         creates or destroys that id."""
         shelf = self._shelf(spec.template)
-        if shelf is None:
+        if shelf is None or not _is_plain(spec):
             return None
         shelf.demand.note()
         self._lull.stir()
-        if not _is_plain(spec):
-            return None
         chosen = shelf.choose(prepared=bool(spec.env_vars))
         if chosen is None:
             return None
@@ -138,8 +139,10 @@ class Stock(Generic[S]):
 
     def _shelf(self, template: Template) -> _Shelf[S] | None:
         """The shelf of a template, made when it is asked for; ``None`` for a template that is not worth it."""
-        if template.template_id not in self._shelves and worthwhile(template):
-            demand = Demand(self._bounds.low, self._bounds.high, span=_SPAN_S, memory=_MEMORY_S)
+        bounds = self._bounds
+        worth_it = worthwhile(template)
+        if template.template_id not in self._shelves and (worth_it or bounds.every_template):
+            demand = Demand(bounds.low if worth_it else 0, bounds.high, span=_SPAN_S, memory=_MEMORY_S)
             self._shelves[template.template_id] = _Shelf(template, demand)
         return self._shelves.get(template.template_id)
 

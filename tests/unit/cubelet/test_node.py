@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -94,7 +94,15 @@ class ToldRuntime:
         self._raise()
         return await self.create(spec) if instance is None or not memory else instance
 
-    async def snapshot(self, spec: SandboxSpec, instance: Instance | None, snapshot_id: str, *, memory: bool) -> None:
+    async def snapshot(
+        self,
+        spec: SandboxSpec,
+        instance: Instance | None,
+        snapshot_id: str,
+        *,
+        memory: bool,
+        contexts: Mapping[str, Any] | None = None,
+    ) -> None:
         self._raise()
         self.captured.add(snapshot_id)
 

@@ -50,7 +50,7 @@ class Started:
 class Ground:
     """A stock, and everything that it made."""
 
-    def __init__(self, low: int, high: int, *, prepares: bool = True) -> None:
+    def __init__(self, low: int, high: int, *, prepares: bool = True, every_template: bool = False) -> None:
         self.memory = Gauge()
         self.templates = [BASE, CODE]
         self.made: list[Started] = []
@@ -58,7 +58,7 @@ class Ground:
         self.failures: list[Exception] = []
         self._prepares = prepares
         maker = Maker(self._start, self._prepare, self._end, lambda: self.templates)
-        self.stock = Stock(Bounds(low, high, self.memory), maker)
+        self.stock = Stock(Bounds(low, high, self.memory, every_template), maker)
 
     async def _start(self, spec: SandboxSpec) -> Started:
         if self.failures:
@@ -131,6 +131,17 @@ async def test_a_template_that_gains_nothing_has_no_stock() -> None:
         await ground.ready(1)
         assert ground.stock.offer(plain(BASE, "i-new")) is None
         assert ground.stock.ready("tpl-base") == 0
+
+
+async def test_where_every_start_takes_long_demand_alone_fills_the_stock_of_plain_templates() -> None:
+    ground = Ground(1, 8, every_template=True)
+    async with ground.kept():
+        await ground.ready(1)
+        assert ground.stock.offer(replace(plain(BASE, "i-new"), snapshot_id="snap-1")) is None
+        assert ground.stock.ready("tpl-base") == 0
+        assert ground.stock.offer(plain(BASE, "i-new")) is None
+        await ground.until(lambda: ground.stock.ready("tpl-base") > 0)
+        assert ground.stock.offer(plain(BASE, "i-new")) is not None
 
 
 @pytest.mark.parametrize(

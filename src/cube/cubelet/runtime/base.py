@@ -6,9 +6,10 @@ A container and a microVM both fit behind :class:`Runtime`. What one of them can
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cube.envd.guest import Guest
 from cube.model.resources import ResourceUsage
@@ -74,6 +75,18 @@ class Instance(Protocol):
         ...
 
 
+@runtime_checkable
+class Inheriting(Protocol):
+    """An instance whose processes may have begun before this service knew it: in memory that was copied, or under an
+    earlier run of the service."""
+
+    @property
+    def inherited(self) -> Mapping[str, Any] | None:
+        """The contexts of its interpreter, as :mod:`cube.envd.interpreter.handover` describes them, empty where they
+        are not known; ``None`` when all its processes have just begun."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a runtime has of a sandbox that an earlier run of the service left."""
@@ -136,11 +149,20 @@ class Runtime(Protocol):
         """
         ...
 
-    async def snapshot(self, spec: SandboxSpec, instance: Instance | None, snapshot_id: str, *, memory: bool) -> None:
+    async def snapshot(
+        self,
+        spec: SandboxSpec,
+        instance: Instance | None,
+        snapshot_id: str,
+        *,
+        memory: bool,
+        contexts: Mapping[str, Any] | None = None,
+    ) -> None:
         """Capture a running, paused or stopped sandbox, which afterwards is as it was before.
 
         ``memory`` is only asked for where the capability is there and the sandbox has processes. What is there when
-        this returns outlives a crash of the machine. Raises ``StorageFull``.
+        this returns outlives a crash of the machine. ``contexts`` are kept beside memory, for who starts from it (see
+        :class:`Inheriting`). Raises ``StorageFull``.
         """
         ...
 

@@ -6,7 +6,9 @@ import asyncio
 import os
 import shutil
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -208,7 +210,15 @@ class ContainerRuntime:
         except CubeError as error:
             raise SandboxStopped(f"the sandbox could not be started again: {error.message}") from error
 
-    async def snapshot(self, spec: SandboxSpec, instance: Instance | None, snapshot_id: str, *, memory: bool) -> None:
+    async def snapshot(
+        self,
+        spec: SandboxSpec,
+        instance: Instance | None,
+        snapshot_id: str,
+        *,
+        memory: bool,
+        contexts: Mapping[str, Any] | None = None,
+    ) -> None:
         """Capture its files; its processes stand still for some milliseconds."""
         if memory:
             raise Unsupported("containers are captured without memory")

@@ -64,6 +64,8 @@ class Manifest:
     machine_id: str = ""
     #: Number of the seat whose address the guest has; ``None`` where it gets another one.
     seat: int | None = None
+    #: What the interpreter had in the memory, see :mod:`cube.envd.interpreter.handover`.
+    contexts: dict[str, Any] | None = None
     #: Whether there may be other machines with the same memory: all but the capture of a pause.
     is_copy: bool = True
 

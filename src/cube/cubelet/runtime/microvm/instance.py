@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from cube.cubelet.runtime.base import LocalGuest
 from cube.cubelet.runtime.container.record import start_time
@@ -35,6 +36,8 @@ class MicroVMInstance:
     #: Fingerprint of the kernel and initramfs that its memory began with.
     boot: str
     started: Started | None
+    #: See :class:`~cube.cubelet.runtime.base.Inheriting`.
+    inherited: Mapping[str, Any] | None = None
 
     @property
     def sandbox_id(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -15,6 +16,7 @@ from cube.cubelet.runtime.microvm.layers import Layers
 from cube.cubelet.runtime.microvm.record import Records
 from cube.cubelet.runtime.microvm.seats import Seat, Seats
 from cube.cubelet.runtime.microvm.starter import Started, Starter
+from cube.cubelet.runtime.microvm.stopwatch import Stopwatch
 from cube.cubelet.runtime.microvm.templates import Source
 from cube.cubelet.runtime.microvm.vmm import Vmm
 from cube.cubelet.storage.claims import Claims
@@ -56,38 +58,53 @@ class Machines:
 
         Leaves nothing behind when it fails or is cancelled.
         """
+        watch = Stopwatch()
         await in_thread(self.volume.require_room)
         seat = await self.seats.acquire(spec.resources)
+        watch.lap("seat")
         try:
             await in_thread(self.claims.make, spec.template.template_id, spec.sandbox_id)
             disk = source.directory / capture.DISK
             layer = await in_thread(self.layers.make, spec.sandbox_id, spec.resources, disk)
-            return await self.begin(spec, seat, source, layer, new_machine_id(), fresh=True)
+            watch.lap("layer")
+            return await self.begin(spec, seat, source, layer, new_machine_id(), watch, fresh=True)
         except BaseException:
             await asyncio.shield(self.undo(spec.sandbox_id, seat))
             raise
 
     async def begin(
-        self, spec: SandboxSpec, seat: Seat, source: Source, layer: Path, machine_id: str, *, fresh: bool
+        self,
+        spec: SandboxSpec,
+        seat: Seat,
+        source: Source,
+        layer: Path,
+        machine_id: str,
+        watch: Stopwatch,
+        *,
+        fresh: bool,
     ) -> MicroVMInstance:
         """Start a machine in a furnished seat and make it this sandbox; whoever calls undoes what a failure leaves.
 
         ``fresh`` is one that nobody has spoken to before. Raises ``GuestNotConfirmed``: then it must be destroyed.
         """
         await self.network.attach(spec.sandbox_id, seat.link, spec.network)
+        watch.lap("network")
         template, resources, manifest = spec.template, spec.resources, source.manifest
         if manifest.has_memory:
             disk = layer / capture.DISK
-            started = await self.starter.load(seat, template, resources, source.directory, disk)
+            started = await self.starter.load(seat, template, resources, source.directory, disk, watch)
             boot = manifest.boot
         else:
             started = await self.starter.boot(seat, template, resources, layer)
+            watch.lap("qemu")
             boot = (await self.starter.boot_files()).fingerprint
         try:
-            return await self._confirmed(spec, seat, started, machine_id, boot, fresh=fresh)
+            instance = await self._confirmed(spec, seat, started, machine_id, boot, watch, fresh=fresh)
         except BaseException:
             await asyncio.shield(self.end(started.vmm))
             raise
+        instance.inherited = manifest.contexts if manifest.has_memory else None
+        return instance
 
     async def _confirmed(
         self,
@@ -96,6 +113,7 @@ class Machines:
         started: Started,
         machine_id: str,
         boot: str,
+        watch: Stopwatch,
         *,
         fresh: bool,
     ) -> MicroVMInstance:
@@ -113,6 +131,8 @@ class Machines:
         try:
             self.records.write(spec.sandbox_id, instance.record())
             await guest.identify(instance.identity(fresh=fresh))
+            watch.lap("guest")
+            self.records.write(spec.sandbox_id, replace(instance.record(), began=watch.laps))
         except BaseException:
             await guest.close()
             raise

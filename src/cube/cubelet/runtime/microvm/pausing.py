@@ -22,6 +22,7 @@ from cube.cubelet.runtime.microvm.instance import MicroVMInstance, new_machine_i
 from cube.cubelet.runtime.microvm.machines import ANSWER, Machines
 from cube.cubelet.runtime.microvm.seats import Seat
 from cube.cubelet.runtime.microvm.starter import Started
+from cube.cubelet.runtime.microvm.stopwatch import Stopwatch
 from cube.cubelet.runtime.microvm.templates import Source
 from cube.cubelet.storage import sparse
 from cube.model.errors import CubeError, SandboxNotFound, SandboxStopped
@@ -73,6 +74,7 @@ class Pauses:
             instance.boot,
             instance.machine_id,
             instance.seat.index,
+            contexts={},
             is_copy=False,
         )
         capture.write(layer, manifest)
@@ -147,7 +149,7 @@ class Pauses:
         checking = asyncio.create_task(in_thread(capture.verify, layer, source.manifest.files))
         try:
             started = await self._machines.starter.load(
-                instance.seat, spec.template, spec.resources, layer, layer / capture.DISK
+                instance.seat, spec.template, spec.resources, layer, layer / capture.DISK, Stopwatch()
             )
         except CubeError:
             await checking  # which knows better what is wrong
@@ -189,7 +191,9 @@ class Pauses:
             await in_thread(capture.verify, layer, manifest.files)
             await in_thread(keep_disk, layer)
             machine_id = manifest.machine_id or new_machine_id()
-            instance = await self._machines.begin(spec, seat, source, layer, machine_id, fresh=manifest.is_copy)
+            instance = await self._machines.begin(
+                spec, seat, source, layer, machine_id, Stopwatch(), fresh=manifest.is_copy
+            )
         except BaseException:
             await asyncio.shield(self._left(spec, seat, layer))
             raise

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,8 @@ class Record:
     boot: str
     #: Device and inode number of the file that its memory began with.
     memory: tuple[int, int]
+    #: How its start went, see :class:`~cube.cubelet.runtime.microvm.stopwatch.Stopwatch`; empty while it goes on.
+    began: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def alive(self) -> bool:

@@ -150,6 +150,6 @@ class Recovery:
         control = self._machines.starter.doors(seat).control
         guest = await MicroVMGuest.connect(control, spec.sandbox_id, seconds=ANSWER)
         started = Started(vmm, vmm.owned[0], record.memory)
-        instance = MicroVMInstance(spec, seat, guest, record.machine_id, record.boot, started)
+        instance = MicroVMInstance(spec, seat, guest, record.machine_id, record.boot, started, inherited={})
         await guest.identify(instance.identity(fresh=False))
         return instance

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
@@ -183,10 +185,18 @@ class MicroVMRuntime:
         self._instances.pop(own.sandbox_id, None)
         self._kept[own.sandbox_id] = own.seat
 
-    async def snapshot(self, spec: SandboxSpec, instance: Instance | None, snapshot_id: str, *, memory: bool) -> None:
+    async def snapshot(
+        self,
+        spec: SandboxSpec,
+        instance: Instance | None,
+        snapshot_id: str,
+        *,
+        memory: bool,
+        contexts: Mapping[str, Any] | None = None,
+    ) -> None:
         """Capture a sandbox; a running one stands still for a moment."""
         own = None if instance is None else self._own(instance)
-        await self._snapshots.take(spec, own, snapshot_id, memory=memory)
+        await self._snapshots.take(spec, own, snapshot_id, memory=memory, contexts=contexts or {})
 
     async def rollback(self, spec: SandboxSpec, instance: Instance, snapshot_id: str) -> None:
         """Put a copy of a snapshot in the place of what it is, and end its machine."""

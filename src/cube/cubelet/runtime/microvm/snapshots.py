@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cube.cubelet.runtime.container.uninterrupted import in_thread
 from cube.cubelet.runtime.microvm import capture
@@ -45,7 +45,13 @@ class Snapshots:
         self._volume = machines.volume
 
     async def take(
-        self, spec: SandboxSpec, instance: MicroVMInstance | None, snapshot_id: str, *, memory: bool
+        self,
+        spec: SandboxSpec,
+        instance: MicroVMInstance | None,
+        snapshot_id: str,
+        *,
+        memory: bool,
+        contexts: Mapping[str, Any],
     ) -> None:
         """Capture a sandbox, which goes on, or stays paused or stopped. Raises ``StorageFull``, ``HostError``."""
         await in_thread(self._volume.require_room)
@@ -57,7 +63,8 @@ class Snapshots:
                 manifest = await self._of_running(instance, directory, memory=memory)
             else:
                 manifest = await in_thread(self._of_layer, spec, directory, memory=memory)
-            await in_thread(self._keep, name, directory, manifest, snapshot_id)
+            kept = replace(manifest, contexts=dict(contexts) if manifest.has_memory else None)
+            await in_thread(self._keep, name, directory, kept, snapshot_id)
         except BaseException:
             await asyncio.shield(self.delete(snapshot_id))
             raise

@@ -18,6 +18,7 @@ from cube.cubelet.runtime.microvm.command import ColdBoot, Machine
 from cube.cubelet.runtime.microvm.emulator import Emulator
 from cube.cubelet.runtime.microvm.jail import Jail
 from cube.cubelet.runtime.microvm.seats import Seat, Seats, places
+from cube.cubelet.runtime.microvm.stopwatch import Stopwatch
 from cube.cubelet.runtime.microvm.vmm import Doors, Drives, Vmm
 from cube.cubelet.storage.images import ImageStore
 from cube.model.errors import SnapshotDamaged, TemplateNotFound, Unavailable
@@ -84,15 +85,19 @@ class Starter:
                 self._boot_files = await BootFiles.ensure(self._settings)
             return self._boot_files
 
-    async def load(self, seat: Seat, template: Template, resources: Resources, source: Path, disk: Path) -> Started:
+    async def load(
+        self, seat: Seat, template: Template, resources: Resources, source: Path, disk: Path, watch: Stopwatch
+    ) -> Started:
         """Start from the memory and devices of a capture in ``source``, with this disk; what fits was checked before.
 
         Raises ``SnapshotDamaged`` when QEMU does not take the state, ``HostError``.
         """
         started = await self._start(seat, template, resources, source / capture.MEMORY, disk, None)
+        watch.lap("qemu")
         try:
             with _opened(source / capture.DEVICES, os.O_RDONLY) as state:
                 await started.vmm.load(state)
+            watch.lap("state")
         except vmm.VmmEnded as error:
             await started.vmm.kill()
             raise SnapshotDamaged(f"QEMU does not take the captured state: {error.message}") from error

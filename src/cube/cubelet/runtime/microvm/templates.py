@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -29,6 +29,7 @@ from cube.cubelet.runtime.microvm.guest import MicroVMGuest
 from cube.cubelet.runtime.microvm.layers import Layers
 from cube.cubelet.runtime.microvm.seats import Seat, Seats
 from cube.cubelet.runtime.microvm.starter import Started, Starter
+from cube.cubelet.runtime.microvm.warming import warm
 from cube.cubelet.storage import sparse
 from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError, HostError, SnapshotDamaged, TemplateNotFound
@@ -38,7 +39,7 @@ from cube.settings import Settings
 log = structlog.get_logger(__name__)
 
 #: Raised whenever a capture that was made before must not be used any more.
-_GENERATION: Final = 1
+_GENERATION: Final = 2
 #: Seconds that a guest gets to boot; under emulation it takes four to six on a machine that does nothing else.
 _BOOT: Final = 120.0
 _FILES: Final = (capture.MEMORY, capture.DEVICES, capture.DISK)
@@ -140,7 +141,7 @@ class TemplateCaptures:
 
     async def _build(self, template: Template, target: Path, progress: Progress) -> None:
         """Boot the template, stop it where it answers, and keep what it then is in ``target``."""
-        progress(f"booting {template.names[0]} for the first time")
+        progress(f"booting {(*template.names, template.template_id)[0]} for the first time")
         seat = await self._seats.acquire(template.resources)
         name = f"build{seat.index}"
         try:
@@ -154,7 +155,7 @@ class TemplateCaptures:
     async def _booted(self, template: Template, seat: Seat, layer: Path, progress: Progress) -> Manifest:
         started = await self._starter.boot(seat, template, template.resources, layer)
         try:
-            await self._until_it_answers(seat, started)
+            contexts = await self._warm(template, seat, started)
             progress("capturing its memory")
             await started.vmm.stop()
             size = template.resources.memory_mb << 20
@@ -167,13 +168,14 @@ class TemplateCaptures:
         boot = await self._starter.boot_files()
         files = await in_thread(capture.marks, layer, memory=True)
         fit = self._starter.fit(template.resources)
-        return Manifest(template.template_id, files, fit, boot.fingerprint)
+        return Manifest(template.template_id, files, fit, boot.fingerprint, contexts=contexts)
 
-    async def _until_it_answers(self, seat: Seat, started: Started) -> None:
-        """Nothing runs in the guest before it is told who it is, which no template ever is."""
+    async def _warm(self, template: Template, seat: Seat, started: Started) -> dict[str, Any] | None:
+        """Until it answers and its interpreter, if it has one, is there."""
         await started.vmm.cont()
         guest = await MicroVMGuest.connect(self._starter.doors(seat).control, seat.name, seconds=_BOOT)
-        await guest.close()
+        contexts = await warm(guest, template)
+        return None if contexts is None else dict(contexts)
 
     async def _clear(self, seat: Seat, name: str) -> None:
         self._starter.doors(seat).remove()
