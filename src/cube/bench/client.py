@@ -53,9 +53,9 @@ class Client:
 
     # -- the API ---------------------------------------------------------------------------------------------------
 
-    async def create(self, template: str, seconds: int = 120) -> Handle:
-        """``POST /v2/sandboxes``; it lives for ``seconds`` unless it is ended."""
-        body = {"templateID": template, "metadata": {}, "envVars": {}, "timeout": seconds}
+    async def create(self, template: str, seconds: int = 120, **more: object) -> Handle:
+        """``POST /v2/sandboxes``; it lives for ``seconds`` unless it is ended. ``more`` are fields of the request."""
+        body = {"templateID": template, "metadata": {}, "envVars": {}, "timeout": seconds, **more}
         fields = json.loads(await self._api("POST", "/v2/sandboxes", 201, body))
         return Handle(fields["sandboxID"], fields.get("envdAccessToken") or "")
 
@@ -63,9 +63,19 @@ class Client:
         """``DELETE /sandboxes/{id}``."""
         await self._api("DELETE", f"/sandboxes/{sandbox.sandbox_id}", 204)
 
-    async def pause(self, sandbox: Handle) -> None:
-        """``POST /sandboxes/{id}/pause``."""
-        await self._api("POST", f"/sandboxes/{sandbox.sandbox_id}/pause", 204)
+    async def pause(self, sandbox: Handle, *, memory: bool = True) -> None:
+        """``POST /sandboxes/{id}/pause``; without ``memory`` only its files are kept."""
+        body = None if memory else {"memory": False}
+        await self._api("POST", f"/sandboxes/{sandbox.sandbox_id}/pause", 204, body)
+
+    async def snapshot(self, sandbox: Handle) -> str:
+        """``POST /sandboxes/{id}/snapshots``; returns the snapshot's id."""
+        answer = await self._api("POST", f"/sandboxes/{sandbox.sandbox_id}/snapshots", 201, {})
+        return str(json.loads(answer)["snapshotID"])
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """``DELETE /templates/{id}``, as the SDK deletes one."""
+        await self._api("DELETE", f"/templates/{snapshot_id}", 204)
 
     async def resume(self, sandbox: Handle) -> None:
         """``POST /v2/sandboxes/{id}/connect`` of a paused sandbox, as the SDK resumes one."""

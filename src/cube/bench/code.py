@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from cube.bench import load
 from cube.bench.client import Client, Handle
@@ -13,23 +15,24 @@ from cube.bench.stand import Stand
 _CODE, _ANSWER = "1+1", "2"
 
 
-async def measure(stand: Stand, count: int, later: int, template: str, command: str) -> Report:
-    """``count`` sandboxes one after the other, with ``later`` executions after the first in each."""
+async def measure(stand: Stand, count: int, later: int, template: str, command: str, **fields: object) -> Report:
+    """``count`` sandboxes one after the other, with ``later`` executions after the first in each; ``fields`` are of
+    each create."""
     report = Report("run-code", command, {"count": count, "later": later, "template": template})
-    once = _round(stand.client, template, later)
+    once = _round(stand.client, template, later, fields)
     report.samples["cube"] = await load.run(
         once, count=count, concurrency=1, warmup=2, progress=stand.bars("cube", count + 2)
     )
     return report
 
 
-def _round(client: Client, template: str, later: int) -> Round:
+def _round(client: Client, template: str, later: int, fields: Mapping[str, Any]) -> Round:
     """Marks: ``create``, ``first`` (begun when the create has answered), ``create+first``, ``later`` (median of the
     round)."""
 
     async def once() -> dict[str, float]:
         begun = time.perf_counter()
-        sandbox = await client.create(template)
+        sandbox = await client.create(template, **fields)
         created = time.perf_counter()
         try:
             first = await _timed(client, sandbox)

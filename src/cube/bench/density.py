@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cube.bench import load
 from cube.bench.client import Client, Handle
@@ -31,22 +32,22 @@ async def measure(stand: Stand, count: int, alive: int, template: str, command: 
     """Memory of ``count`` idle sandboxes, then ``alive`` of them at once, each of which must answer a command."""
     report = Report("density", command, {"count": count, "alive": alive, "template": template})
     report.samples["cube"] = samples = Samples()
-    async with _population(stand.client, template, samples) as population:
-        await population.grow(_FEW, load.unseen)
-        await population.probe()
-        used = await _memory_of(population, count, stand.bars("idle", count))
+    async with population(stand.client, template, samples) as people:
+        await people.grow(_FEW, load.unseen)
+        await people.probe()
+        used = await _memory_of(people, count, stand.bars("idle", count))
         report.figures["memory of an idle sandbox"] = Figure(round(used / count / 1e6, 3), "MB")
         bar = stand.bars("alive", alive)
         for stage in (alive // 2, alive - _PROBES):
-            await population.grow(stage, bar)
-            await population.probe()
-        answered = await population.ask(stand.bars("answers", len(population.handles)))
-        report.figures["alive at once"] = Figure(len(population.handles), "sandboxes")
+            await people.grow(stage, bar)
+            await people.probe()
+        answered = await people.ask(stand.bars("answers", len(people.handles)))
+        report.figures["alive at once"] = Figure(len(people.handles), "sandboxes")
         report.figures["of which answered a command"] = Figure(answered, "sandboxes")
     return report
 
 
-async def _memory_of(population: _Population, count: int, progress: Callable[[], None]) -> int:
+async def _memory_of(population: Population, count: int, progress: Callable[[], None]) -> int:
     """Bytes that ``count`` more sandboxes take from what the machine has available."""
     await asyncio.sleep(_SETTLE)
     before = available_bytes()
@@ -64,13 +65,14 @@ def available_bytes() -> int:
     raise OSError("the kernel tells no MemAvailable")
 
 
-class _Population:
+class Population:
     """Sandboxes that live until the end of the benchmark."""
 
-    def __init__(self, client: Client, template: str, samples: Samples) -> None:
+    def __init__(self, client: Client, template: str, samples: Samples, fields: Mapping[str, Any]) -> None:
         self._client = client
         self._template = template
         self._samples = samples
+        self._fields = fields
         self.handles: list[Handle] = []
 
     async def grow(self, size: int, progress: Callable[[], None]) -> None:
@@ -103,7 +105,7 @@ class _Population:
         await self._each([partial(self._client.kill, handle) for handle in self.handles], load.unseen)
 
     async def _add(self) -> None:
-        self.handles.append(await self._client.create(self._template, seconds=_LIFE))
+        self.handles.append(await self._client.create(self._template, seconds=_LIFE, **self._fields))
 
     async def _each(self, jobs: Sequence[Callable[[], Awaitable[None]]], progress: Callable[[], None]) -> None:
         """Do all, some at a time; failures are kept."""
@@ -118,9 +120,10 @@ class _Population:
 
 
 @asynccontextmanager
-async def _population(client: Client, template: str, samples: Samples) -> AsyncIterator[_Population]:
-    population = _Population(client, template, samples)
+async def population(client: Client, template: str, samples: Samples, **fields: object) -> AsyncIterator[Population]:
+    """None at first; all are ended at the end. What fails is added to ``samples``; ``fields`` are of each create."""
+    people = Population(client, template, samples, fields)
     try:
-        yield population
+        yield people
     finally:
-        await population.kill()
+        await people.kill()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cube.bench.report import Report, table
@@ -41,7 +41,9 @@ class Target:
         return "" if value is None else f"{value:,.4g} {self.unit}".rstrip() if value < 1000 else f"{value:,.0f}"
 
 
-def _duration(benchmark: str, contestant: str, mark: str, percentile: str) -> Seen:
+def duration(benchmark: str, contestant: str, mark: str, percentile: str) -> Seen:
+    """A percentile of the durations of a mark, in milliseconds."""
+
     def seen(reports: Reports) -> float | None:
         report = reports.get(benchmark)
         summary = report.summary(contestant, mark) if report else None
@@ -50,18 +52,22 @@ def _duration(benchmark: str, contestant: str, mark: str, percentile: str) -> Se
     return seen
 
 
-def _figure(benchmark: str, name: str) -> Seen:
+def figure(benchmark: str, name: str) -> Seen:
+    """A figure."""
+
     def seen(reports: Reports) -> float | None:
         report = reports.get(benchmark)
-        figure = report.figures.get(name) if report else None
-        return None if figure is None else figure.value
+        found = report.figures.get(name) if report else None
+        return None if found is None else found.value
 
     return seen
 
 
-def _slowest(*figures: Seen) -> Seen:
+def slowest(*figures: Seen) -> Seen:
+    """The least of several; ``None`` when one was not measured."""
+
     def seen(reports: Reports) -> float | None:
-        values = [figure(reports) for figure in figures]
+        values = [seen_one(reports) for seen_one in figures]
         known = [value for value in values if value is not None]
         return min(known) if len(known) == len(values) else None
 
@@ -69,51 +75,49 @@ def _slowest(*figures: Seen) -> Seen:
 
 
 TARGETS = (
-    Target("create and first command, p50", "ms", 20, 8, _duration("create", "cube", "create+exec", "p50")),
-    Target("create and first command, p99", "ms", 80, None, _duration("create", "cube", "create+exec", "p99")),
-    Target("creates at concurrency 50", "/s", 100, 210, _figure("throughput", "cube, sandboxes"), more=True),
-    Target("same work beside runc", "times faster", 5, 10, _figure("create", "cube's p50 beside runc's"), more=True),
-    Target("memory of an idle sandbox", "MB", 1, 0.3, _figure("density", "memory of an idle sandbox")),
+    Target("create and first command, p50", "ms", 20, 8, duration("create", "cube", "create+exec", "p50")),
+    Target("create and first command, p99", "ms", 80, None, duration("create", "cube", "create+exec", "p99")),
+    Target("creates at concurrency 50", "/s", 100, 210, figure("throughput", "cube, sandboxes"), more=True),
+    Target("same work beside runc", "times faster", 5, 10, figure("create", "cube's p50 beside runc's"), more=True),
+    Target("memory of an idle sandbox", "MB", 1, 0.3, figure("density", "memory of an idle sandbox")),
     Target(
         "sandboxes alive at once that answer",
         "",
         1000,
         None,
-        _figure("density", "of which answered a command"),
+        figure("density", "of which answered a command"),
         more=True,
     ),
-    Target("first `run_code` of a new sandbox, p50", "ms", 80, 20, _duration("run-code", "cube", "first", "p50")),
-    Target("later `run_code`, p50", "ms", 10, 4, _duration("run-code", "cube", "later", "p50")),
-    Target("download of 1 GiB through the proxy", "MB/s", 300, 800, _figure("files", "download"), more=True),
+    Target("first `run_code` of a new sandbox, p50", "ms", 80, 20, duration("run-code", "cube", "first", "p50")),
+    Target("later `run_code`, p50", "ms", 10, 4, duration("run-code", "cube", "later", "p50")),
+    Target("download of 1 GiB through the proxy", "MB/s", 300, 800, figure("files", "download"), more=True),
     Target(
         "upload of 1 GiB through the proxy, the slower of raw and form",
         "MB/s",
         300,
         800,
-        _slowest(_figure("files", "upload"), _figure("files", "upload, form")),
+        slowest(figure("files", "upload"), figure("files", "upload, form")),
         more=True,
     ),
-    Target("TTI through `e2b`, sequential, p50", "ms", 60, 20, _duration("tti", "sequential", "tti", "p50")),
-    Target("TTI through `e2b`, burst of 100, all done", "s", 3, 1, _figure("tti", "burst, all done")),
+    Target("TTI through `e2b`, sequential, p50", "ms", 60, 20, duration("tti", "sequential", "tti", "p50")),
+    Target("TTI through `e2b`, burst of 100, all done", "s", 3, 1, figure("tti", "burst, all done")),
+    Target("EnsureNetwork from the pool, p50", "ms", 3, 1, duration("network", "EnsureNetwork, veth", "ensure", "p50")),
     Target(
-        "EnsureNetwork from the pool, p50", "ms", 3, 1, _duration("network", "EnsureNetwork, veth", "ensure", "p50")
-    ),
-    Target(
-        "EnsureNetwork from the pool, p99", "ms", 15, None, _duration("network", "EnsureNetwork, veth", "ensure", "p99")
+        "EnsureNetwork from the pool, p99", "ms", 15, None, duration("network", "EnsureNetwork, veth", "ensure", "p99")
     ),
     Target(
         "adding a policy when 1,000 exist, against 10",
         "times",
         1.5,
         1.1,
-        _figure("network", "adding a policy beside 1000 / 10"),
+        figure("network", "adding a policy beside 1000 / 10"),
     ),
     Target(
         "TCP throughput with a policy, against a plain veth",
         "times",
         0.9,
         0.98,
-        _figure("network", "TCP, with a policy / plain veth"),
+        figure("network", "TCP, with a policy / plain veth"),
         more=True,
     ),
     Target(
@@ -121,12 +125,12 @@ TARGETS = (
         "s",
         3,
         1,
-        _figure("network", "recovery after kill -9, all networks"),
+        figure("network", "recovery after kill -9, all networks"),
     ),
-    Target("succeeded of that burst", "", 100, None, _figure("tti", "burst, succeeded"), more=True),
+    Target("succeeded of that burst", "", 100, None, figure("tti", "burst, succeeded"), more=True),
 )
 
 
-def as_table(reports: Reports) -> str:
+def as_table(reports: Reports, targets: Sequence[Target] = TARGETS) -> str:
     """The whole table in Markdown."""
-    return table(["what", "must", "aim", "seen", "holds"], [target.row(reports) for target in TARGETS])
+    return table(["what", "must", "aim", "seen", "holds"], [target.row(reports) for target in targets])

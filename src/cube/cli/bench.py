@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from cube.bench import code, density, files, pause, rivals, suite, tti
+from cube.bench import code, density, files, machine_targets, pause, rivals, suite, tti
 from cube.bench import create as starts
 from cube.bench.load import RoundFailed
 from cube.bench.report import Report
@@ -22,7 +22,7 @@ from cube.settings import Settings, require_root
 
 app = typer.Typer(
     help="Measure the running service: starts, code, files, density, pauses, and other ways of starting an image.",
-    no_args_is_help=True,
+    invoke_without_command=True,
 )
 
 Count = Annotated[int, typer.Option("--count", "-n", min=1, help="Measured rounds.")]
@@ -38,6 +38,43 @@ WithExec = Annotated[bool, typer.Option("--exec/--no-exec", help="Also run a fir
 T = TypeVar("T")
 
 _INTERPRETER = "code-interpreter-v1"
+
+
+@app.callback()
+def bench(
+    context: typer.Context,
+    runtime: Annotated[str, typer.Option(help="`microvm`: measure what is asked of microVMs alone, all of it.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each of these benchmarks.")] = 15,
+    alive: Annotated[int, typer.Option(min=1, help="MicroVMs alive at once.")] = 100,
+    only: Annotated[list[str] | None, typer.Option(help="One of these benchmarks; may be repeated.")] = None,
+    as_json: JsonForm = False,
+    markdown: Markdown = False,
+) -> None:
+    """Measure the running service. One benchmark by its name, all of them by `all`, or microVMs by `--runtime`.
+
+    Example: cube bench --runtime microvm --markdown
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if not runtime:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+    if runtime != "microvm":
+        fail(f"there is no benchmark of runtime {runtime!r}: only of `microvm`", as_json=as_json)
+
+    # It knows the runtime, which takes long to import.
+    from cube.bench import machines
+
+    if unknown := [name for name in only or [] if name not in machines.PARTS]:
+        fail(f"there is no part {unknown[0]!r}; the parts are {', '.join(machines.PARTS)}", as_json=as_json)
+
+    async def measured(stand: Stand) -> dict[str, Report]:
+        return await machines.measure(stand, "base", _INTERPRETER, rounds, alive, only or ())
+
+    reports = _measured(measured, quiet=as_json, as_json=as_json)
+    targets = [one for one in machine_targets.TARGETS if not only or one.seen(reports) is not None]
+    if not show_all(reports, targets, as_json=as_json, markdown=markdown):
+        raise typer.Exit(1)
 
 
 @app.command()

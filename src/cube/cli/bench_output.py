@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cube.bench.load import Bars
 from cube.bench.report import COLUMNS, Report, machine
-from cube.bench.targets import TARGETS, as_table
+from cube.bench.targets import TARGETS, Target, as_table
 from cube.cli.output import Json, out, print_json, progress
 
 JsonForm = Json
@@ -40,30 +40,32 @@ def show(report: Report, *, as_json: bool, markdown: bool) -> None:
         _show_table(report)
 
 
-def show_all(reports: Mapping[str, Report], *, as_json: bool, markdown: bool) -> bool:
+def show_all(
+    reports: Mapping[str, Report], targets: Sequence[Target] = TARGETS, *, as_json: bool, markdown: bool
+) -> bool:
     """All reports and what is asked for; returns whether everything that must be is."""
-    met = all(target.holds(reports) for target in TARGETS)
+    met = all(target.holds(reports) for target in targets)
     if as_json:
-        targets = [dict(zip(_COLUMNS, target.row(reports), strict=True)) for target in TARGETS]
+        rows = [dict(zip(_COLUMNS, target.row(reports), strict=True)) for target in targets]
         documents = {name: report.as_dict() for name, report in reports.items()}
-        print_json({"machine": machine(), "targets": targets, "met": met, "reports": documents})
+        print_json({"machine": machine(), "targets": rows, "met": met, "reports": documents})
     elif markdown:
         sections = [f"## {name}\n\n{report.markdown()}" for name, report in reports.items()]
-        out.print("\n\n".join([as_table(reports), *sections]), markup=False, soft_wrap=True)
+        out.print("\n\n".join([as_table(reports, targets), *sections]), markup=False, soft_wrap=True)
     else:
         for report in reports.values():
             out.print(f"[bold]{report.command}[/bold]")
             _show_table(report)
-        _show_targets(reports)
+        _show_targets(reports, targets)
     return met
 
 
 _COLUMNS = ("what", "must", "aim", "seen", "holds")
 
 
-def _show_targets(reports: Mapping[str, Report]) -> None:
+def _show_targets(reports: Mapping[str, Report], targets: Sequence[Target]) -> None:
     table = Table(*_COLUMNS, box=None, pad_edge=False)
-    for target in TARGETS:
+    for target in targets:
         table.add_row(*target.row(reports))
     out.print(table)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import typer
 
 from cube import __version__
-from cube.cli import bench, demo, doctor, egress, network, snapshot, template, up, volume
+from cube.cli import bench, demo, doctor, egress, network, snapshot, template, up, vm, volume
 from cube.cli.output import Json, out, print_json
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(network.app, name="network")
 app.command("network-agent")(network.agent)
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(template.app, name="template")
+app.add_typer(vm.app, name="vm")
 app.add_typer(volume.app, name="volume")
 
 
