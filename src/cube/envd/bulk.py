@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final, Protocol, cast
 
 import httptools
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cube.envd.asgi import ClientDisconnected, Receive, Scope, body_chunks
@@ -27,7 +26,8 @@ class Bulk(Protocol):
     """The offer to read the rest of a body in bulk."""
 
     def pieces(self) -> AsyncGenerator[bytes | bytearray]:
-        """The rest of the body; see :func:`pieces`. Who leaves early must answer: the connection ends then."""
+        """The rest of the body; see :func:`pieces`. What is left when it is closed early is read and thrown away: it is
+        never taken for a request, and the proxy, which still sends it, hears the answer."""
         ...
 
 
@@ -72,21 +72,13 @@ class BulkServer(HttpToolsProtocol):
         self.transport.set_protocol(reader)
         return begun
 
-    def end_bulk(self, *, whole: bool) -> None:
-        """Take the connection back, after the last byte of the body or before: then it ends with the answer.
-
-        The parser still waits for the body. It is replaced only if all of that was read, so what is left of a body can
-        never be taken for a request.
-        """
+    def end_bulk(self) -> None:
+        """Take the connection back after the last byte of the body. The parser, which waits for it, is replaced."""
         self.flow.pause_reading()
         self.transport.set_protocol(self)
-        if whole:
-            self.parser = httptools.HttpRequestParser(self)
-            self.on_message_complete()
-            self.flow.resume_reading()
-        else:
-            self.cycle.keep_alive = False
-            self.cycle.scope["headers"].append(CLOSE_HEADER)  # type: ignore[attr-defined]  # a list, here
+        self.parser = httptools.HttpRequestParser(self)
+        self.on_message_complete()
+        self.flow.resume_reading()
 
 
 def _announced(headers: list[tuple[bytes, bytes]]) -> int:
@@ -117,8 +109,7 @@ class _Taken:
                 yield await reader.next(size)
                 size = PIECE
         finally:
-            if not reader.lost:
-                server.end_bulk(whole=not reader.left)
+            reader.finish()
 
 
 class _Reader(asyncio.BufferedProtocol):
@@ -130,6 +121,7 @@ class _Reader(asyncio.BufferedProtocol):
         self._turn = 0
         self._filled = self._wanted = 0
         self._full = asyncio.Event()
+        self._discards = False
         #: Bytes of the body that have not been read.
         self.left = server.unparsed
         #: Whether the connection is gone.
@@ -148,14 +140,30 @@ class _Reader(asyncio.BufferedProtocol):
         buffer = self._buffers[self._turn]
         return buffer if self._filled == PIECE else bytes(memoryview(buffer)[: self._filled])
 
+    def finish(self) -> None:
+        """Give the connection back, once the rest of the body is read."""
+        if self.lost:
+            return
+        if not self.left:
+            self._server.end_bulk()
+            return
+        self._discards = True
+        self._filled, self._wanted = 0, PIECE
+        self._server.flow.resume_reading()
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """What is still to be filled."""
-        return memoryview(self._buffers[self._turn])[self._filled : self._wanted]
+        wanted = min(self._wanted, self._filled + self.left)
+        return memoryview(self._buffers[self._turn])[self._filled : wanted]
 
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel has filled so much of it."""
-        self._filled += nbytes
         self.left -= nbytes
+        if self._discards:
+            if not self.left:
+                self._server.end_bulk()
+            return
+        self._filled += nbytes
         if self._filled == self._wanted:
             self._server.flow.pause_reading()
             self._full.set()
