@@ -113,6 +113,7 @@ class Box:
     def __init__(self, ground: Ground, instance: ContainerInstance, spec: SandboxSpec) -> None:
         self.ground = ground
         self.instance = instance
+        self.spec = spec
         self.resources = spec.resources
         self._armed = False
 

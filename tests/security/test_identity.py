@@ -104,6 +104,32 @@ def test_a_set_uid_copy_of_python_stays_the_user(sandbox: Box) -> None:
     )
 
 
+@BOTH
+def test_a_set_uid_file_and_a_nested_user_namespace_together(sandbox: Box, user: str) -> None:
+    """A set-uid program of root, run where its caller would be root of a namespace of its own: the two only work
+    together, one makes the other's rights real."""
+    sandbox.shell("cp /usr/bin/python3 /opt/nested && chown 0:0 /opt/nested && chmod 6755 /opt/nested")
+    script = """
+def nest():
+    call('unshare', 0x10000000)  # CLONE_NEWUSER
+    for name, content in (('setgroups', 'deny'), ('uid_map', '0 0 1'), ('gid_map', '0 0 1')):
+        Path('/proc/self', name).write_text(content)
+    os.execv('/opt/nested', ['/opt/nested', '-SE', '-c', 'import os; os.mkdir("/root/nested", 0o4777)'])
+def map_another():
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        Path(f'/proc/{pid}/uid_map').write_text('0 0 65536')
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+tell([child(nest), child(map_another), child(lambda: call('unshare', 0x10020000))])
+"""
+    assert sandbox.probe(script, user) == ["EPERM", "EPERM", "EPERM"]
+    assert not sandbox.run("test -e /root/nested").ok
+
+
 @pytest.mark.parametrize("capabilities", [0xFFFF_FFFF, 1 << 1], ids=["all", "of the bounding set"])
 def test_file_capabilities_give_nothing(sandbox: Box, capabilities: int) -> None:
     """Root inside may write security.capability (SETFCAP); executing the file must not raise the user."""

@@ -214,3 +214,75 @@ def test_an_independent_checker_agrees(sandbox: Box) -> None:
     assert dump.ok, dump
     assert "no_new_privs: 1" in dump.stdout
     assert not {"sys_admin", "sys_ptrace", "net_raw", "mknod", "bpf"} & set(re.findall(r"\w+", dump.stdout))
+
+
+#: What tools such as amicontained and deepce look for, each with what is fine.
+FINDINGS = {
+    "seccomp": "2",
+    "no_new_privs": "1",
+    "user namespace": "not the host's",
+    "dangerous capabilities": [],
+    "system calls that get through": [],
+    "devices": [],
+    "writable mounts of the host": [],
+    "sockets of the host": [],
+    "processes of the host": [],
+    "kernel settings that can be written": [],
+    "profile of the host": "none",
+}
+
+
+def test_what_checkers_of_containers_look_for(sandbox: Box) -> None:
+    """The questions of the usual checkers, asked by root: rights, calls, devices, mounts, sockets, processes."""
+    found = sandbox.probe("""
+import glob, stat
+own = status()
+def everything(top):
+    for directory, _, names in os.walk(top):
+        yield from (os.path.join(directory, name) for name in names)
+NAMES = {2: 'dac_read_search', 12: 'net_admin', 13: 'net_raw', 16: 'sys_module', 17: 'sys_rawio', 19: 'sys_ptrace',
+         21: 'sys_admin', 22: 'sys_boot', 24: 'sys_resource', 25: 'sys_time', 27: 'mknod', 34: 'syslog', 38: 'perfmon',
+         39: 'bpf', 40: 'checkpoint_restore'}
+held = int(own['CapEff'], 16) | int(own['CapBnd'], 16) | int(own['CapPrm'], 16)
+CALLS = ['mount', 'umount2', 'pivot_root', 'unshare', 'setns', 'bpf', 'perf_event_open', 'keyctl', 'add_key',
+         'request_key', 'init_module', 'finit_module', 'delete_module', 'kexec_load', 'reboot', 'swapon', 'syslog',
+         'open_by_handle_at', 'userfaultfd', 'io_uring_setup', 'quotactl', 'acct', 'settimeofday', 'move_mount',
+         'fsopen', 'open_tree']
+passed = [name for name in CALLS if name in NUMBERS and attempt(name, 0, 0, 0, 0, 0) not in ('EPERM', 'ENOSYS')]
+blocks = []
+for path in everything('/dev'):
+    if path.startswith('/dev/fd/'):  # of the search itself
+        continue
+    mode = os.lstat(path).st_mode
+    if stat.S_ISBLK(mode) or os.path.basename(path) in ('mem', 'kmem', 'port', 'kvm', 'fuse', 'kmsg'):
+        blocks.append(path)
+mounts = [line.split() for line in open('/proc/self/mountinfo')]
+FINE = {'overlay', 'proc', 'sysfs', 'tmpfs', 'devpts', 'mqueue', 'cgroup', 'cgroup2'}
+def kind(fields):
+    return fields[fields.index('-') + 1]
+foreign = [fields[4] for fields in mounts if kind(fields) not in FINE and 'rw' in fields[5].split(',')]
+sockets = [path for path in ('/var/run/docker.sock', '/run/containerd/containerd.sock', '/run/systemd/private',
+                             '/run/dbus/system_bus_socket', '/run/cube') if os.path.exists(path)]
+processes = [pid for pid in os.listdir('/proc') if pid.isdigit() and not os.path.exists(f'/proc/{pid}/stat')]
+settings = [path for path in glob.glob('/proc/sys/kernel/*') + glob.glob('/proc/sys/vm/*')
+            if os.path.isfile(path) and outcome(lambda path=path: os.close(os.open(path, os.O_WRONLY))) == 'ok']
+try:
+    profile = open('/proc/self/attr/current').read().strip() or 'none'
+except OSError:
+    profile = 'none'
+tell({
+    'seccomp': own['Seccomp'],
+    'no_new_privs': own['NoNewPrivs'],
+    'user namespace': "the host's" if open('/proc/self/uid_map').read().split() == ['0', '0', '4294967295']
+                      else "not the host's",
+    'dangerous capabilities': [name for bit, name in NAMES.items() if held >> bit & 1],
+    'system calls that get through': passed,
+    'devices': blocks,
+    'writable mounts of the host': foreign,
+    'sockets of the host': sockets,
+    'processes of the host': processes,
+    'kernel settings that can be written': settings,
+    'profile of the host': profile if profile == 'none' else 'none' if 'unconfined' in profile else profile,
+})
+""")
+    assert found == FINDINGS

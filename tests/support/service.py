@@ -187,9 +187,11 @@ _BY_NAME = ("processes", "mounts", "cgroups", "interfaces", "tables", "loops", "
 
 
 def _processes(service: Service, cgroups: frozenset[str]) -> set[int]:
-    found = {
-        int(pid) for path in cgroups for procs in Path(path).rglob("cgroup.procs") for pid in procs.read_text().split()
-    }
+    found: set[int] = set()
+    for path in cgroups:
+        for directory, _, _ in os.walk(path):
+            with contextlib.suppress(OSError):  # the cgroup has ended meanwhile
+                found |= {int(pid) for pid in Path(directory, "cgroup.procs").read_text().split()}
     with contextlib.suppress(FileNotFoundError):
         found.add(service.pid)
     parents = {int(path.name): _parent(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
@@ -229,11 +231,16 @@ def _mount_points() -> list[str]:
     return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
 
 
+#: Directories that tests and benchmarks make; those of others come and go beside ours.
+_OF_TESTS = ("cube-e2e-", "cube-bench-", "cube-checks-", "cube-tests-")
+
+
 def _files(service: Service) -> frozenset[str]:
     """In the usual places for temporary files, and what is not meant to stay in the service's own directories."""
     places = [*Path("/tmp").glob("cube*"), *Path("/dev/shm").glob("*cube*"), *Path("/run").glob("*cube*")]
     own = [*service.run_dir.rglob("*"), *(service.directory / "state").glob("volume*")]
-    return frozenset(str(path) for path in (*places, *own))
+    common = [path for path in places if not path.name.startswith(_OF_TESTS) or path == service.run_dir.parent]
+    return frozenset(str(path) for path in (*common, *own))
 
 
 def _output(*command: str) -> list[str]:

@@ -58,6 +58,8 @@ class KeptLayers:
         """
         names = self._volume.names()
         if sandbox_id + _NEXT in names:
+            if layer != sandbox_id:  # first, so that a repetition does not take it for what is to be kept
+                self._volume.remove(layer)
             self._volume.rename(sandbox_id + _NEXT, sandbox_id)
         elif layer in names and layer != sandbox_id:
             self._volume.rename(layer, sandbox_id)

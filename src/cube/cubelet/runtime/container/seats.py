@@ -217,12 +217,16 @@ class SeatPool:
         return seat
 
     def _make_layer(self, seat: Seat) -> None:
+        self._volume.remove(seat.layer_name)  # nobody's, should its removal have failed once
         layer = self._volume.layer(seat.layer_name, owner=seat.id_base, disk_mb=Resources().disk_mb)
         rootfs.write_place(layer.upper, seat.id_base, str(seat.link.gateway))
 
     async def _strip(self, seat: Seat) -> None:
         """Let go of what a seat has besides its link and its cgroup; succeeds where there is nothing."""
-        await asyncio.to_thread(self._volume.remove, seat.layer_name)
+        try:
+            await asyncio.to_thread(self._volume.remove, seat.layer_name)
+        except CubeError as error:  # the next seat of this number removes it, or the next start
+            log.warning("seat.layer_left", seat=seat.index, reason=error.message)
         if seat.user_namespace is not None:
             os.close(seat.user_namespace)
         if seat.parked is not None:

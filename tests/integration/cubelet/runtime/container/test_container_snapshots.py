@@ -254,6 +254,19 @@ async def test_a_rollback_brings_back_the_files(node: ContainerNode) -> None:
     assert await node.runtime.leftovers() == set()
 
 
+async def test_a_rollback_of_a_sandbox_from_a_snapshot_leaves_nothing_of_its_first_layer(node: ContainerNode) -> None:
+    source = node.spec()
+    running = await node.runtime.create(source)
+    await sh(running, "echo before > /file")
+    snapshot_id = await capture(node, source, running)
+    spec = node.spec(snapshot_id)
+    made = await node.runtime.create(spec)
+    former = made.layer
+    await node.runtime.rollback(spec, made, snapshot_id)
+    assert await sh(await resumed(node, spec), "cat /file") == "before"
+    assert former not in node.runtime._volume.names()
+
+
 async def test_a_rollback_to_what_is_not_there_changes_nothing(node: ContainerNode) -> None:
     spec = node.spec()
     running = await node.runtime.create(spec)

@@ -1,0 +1,56 @@
+"""Seats on a machine that refuses something: the pool goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cube.model.errors import HostError
+from support.container_node import ContainerNode, container_node, sh
+
+pytestmark = pytest.mark.root
+#: See :class:`support.service.Service`; another file of this folder, which never runs at the same time, has it too.
+_PART = 6
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[ContainerNode]:
+    async with container_node(tmp_path, _PART) as running:
+        yield running
+
+
+async def test_a_layer_that_cannot_be_removed_stops_neither_the_pool_nor_the_next_start(node: ContainerNode) -> None:
+    volume = node.runtime._volume
+    spec = node.spec()
+    left = (await node.runtime.create(spec)).layer
+    refused = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def refuse(name: str) -> None:
+        if name == left:
+            loop.call_soon_threadsafe(refused.set)
+            raise HostError("not today")
+        type(volume).remove(volume, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(volume, "remove", refuse)
+        await node.runtime.destroy(spec.sandbox_id)
+        await asyncio.wait_for(refused.wait(), 60)
+    for _ in range(3):
+        other = node.spec()
+        assert await sh(await node.runtime.create(other), "echo on") == "on"
+        await node.runtime.destroy(other.sandbox_id)
+    assert left in volume.names()
+    await node.restart()
+    assert left not in node.runtime._volume.names()
+
+
+async def test_what_a_former_seat_has_left_is_not_what_the_next_one_gets(node: ContainerNode) -> None:
+    seat = await node.runtime._seats.acquire()
+    (node.runtime._volume.existing(seat.layer_name).upper / "left").write_text("x")
+    await asyncio.to_thread(node.runtime._seats._make_layer, seat)
+    assert not (node.runtime._volume.existing(seat.layer_name).upper / "left").exists()
+    node.runtime._seats.leave(seat)
