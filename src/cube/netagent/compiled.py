@@ -6,17 +6,15 @@ around that one, so it is worked out here, once, and the kernel only looks up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from cube.model.egress import WEB_PORTS, diverted_ports, name_matches
-from cube.model.network import EVERYTHING, PRIVATE, DnsMode, NetworkConfig, is_network, is_private
+from cube.model.network import EVERYTHING, PRIVATE, DnsMode, NetworkConfig, is_network
 from cube.netagent.words import Target, Word
-
-_LONGEST_PRIVATE_PREFIX: Final = max(private.prefixlen for private in PRIVATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ def combined(first: Target, second: Target) -> Target:
 
 
 def compiled(config: NetworkConfig, defaults: NodeDefaults) -> CompiledPolicy:
-    """What a policy means. Takes some hundred microseconds, and up to a second for lists of thousands."""
+    """What a policy means. Takes some hundred microseconds, and some hundred milliseconds for lists of thousands."""
     hosts = [host for rule in config.rules for host in (rule.match.sni, rule.match.host) if host]
     everything_judged = any(rule.match.sni is None and rule.match.host is None for rule in config.rules)
     judged_names = tuple(dict.fromkeys(host for host in hosts if not is_network(host)))
@@ -169,30 +167,51 @@ class _Lists:
         """Where each listed network leads, save where the next larger one leads there too."""
         listed = self.allowed | self.denied | self.judged
         # Being part of a larger network that is allowed opens nothing that is private.
-        wider = {n for n in listed if n.prefixlen < _LONGEST_PRIVATE_PREFIX}
-        nodes = listed | {private for private in PRIVATE if any(private.subnet_of(n) for n in wider)}
-        targets = {node: self._target(node) for node in nodes}
-        return {node: target for node, target in targets.items() if target is not self._around(node, targets)}
+        holding = _Holding(listed)
+        holding = _Holding(listed | {private for private in PRIVATE if holding.of(private)})
+        private = {node for node in holding.nodes if _PRIVATE.of(node)}
+        holders = {node: holding.of(node) for node in holding.nodes}
+        targets = {node: self._target(node, around, private) for node, around in holders.items()}
+        return {
+            node: target
+            for node, target in targets.items()
+            if target is not self._around(holders[node][1:], targets, private=node in private)
+        }
 
-    def _around(self, node: IPv4Network, targets: Mapping[IPv4Network, Target]) -> Target:
-        """Where a network would lead if it were not listed."""
-        for length in range(node.prefixlen - 1, -1, -1):
-            found = targets.get(IPv4Network((node.network_address, length), strict=False))
-            if found is not None:
-                return found
-        if EVERYTHING in self.denied or is_private(node):
+    def _around(self, larger: Sequence[IPv4Network], targets: Mapping[IPv4Network, Target], *, private: bool) -> Target:
+        """Where a network would lead if it were not listed; the ones that hold it, the smallest first."""
+        if larger:
+            return targets[larger[0]]
+        if EVERYTHING in self.denied or private:
             return Target.REFUSE
         return Target.GATEWAY if self.everything_judged else Target.PASS
 
-    def _target(self, node: IPv4Network) -> Target:
-        private = is_private(node)
-        around = [IPv4Network((node.network_address, length), strict=False) for length in range(node.prefixlen + 1)]
-        counting = [network for network in around if is_private(network)] if private else around
-        allowed = any(network in self.allowed for network in counting)
-        denied = private or any(network in self.denied for network in around)
-        judged = any(network in self.judged for network in counting)
+    def _target(self, node: IPv4Network, around: Sequence[IPv4Network], private: Collection[IPv4Network]) -> Target:
+        counting = [network for network in around if network in private] if node in private else around
+        allowed = not self.allowed.isdisjoint(counting)
+        denied = node in private or not self.denied.isdisjoint(around)
+        judged = not self.judged.isdisjoint(counting)
         passes = allowed or not denied
         return target_of(passes=passes, judged=judged or (passes and self.everything_judged))
+
+
+class _Holding:
+    """Networks by their numbers: :mod:`ipaddress` takes milliseconds for what these do in microseconds."""
+
+    def __init__(self, nodes: Collection[IPv4Network]) -> None:
+        self.nodes = nodes
+        self._by_number = {(int(node.network_address), node.prefixlen): node for node in nodes}
+        lengths = sorted({node.prefixlen for node in nodes}, reverse=True)
+        self._masks = [(length, int(IPv4Network((0, length)).netmask)) for length in lengths]
+
+    def of(self, network: IPv4Network) -> list[IPv4Network]:
+        """Those that hold a network, itself too, the smallest first."""
+        address, most = int(network.network_address), network.prefixlen
+        found = (self._by_number.get((address & mask, length)) for length, mask in self._masks if length <= most)
+        return [node for node in found if node is not None]
+
+
+_PRIVATE: Final = _Holding(PRIVATE)
 
 
 def _inside_private(address: IPv4Address) -> bool:

@@ -111,6 +111,8 @@ class LinkFactory(Factory[Link]):
     def _inhabited_namespace(self, index: int) -> int:
         """The namespace at the other end, by whichever process is in it."""
         name = self.plan.interface(index)
+        if index not in self.existing():
+            raise HostError(f"the link {name} is gone")
         for namespace in namespaces.inhabited():
             try:
                 self._require_peer(name, namespace)
@@ -118,7 +120,7 @@ class LinkFactory(Factory[Link]):
                 os.close(namespace)
             else:
                 return namespace
-        raise HostError(f"the link {name} is gone, or no process is at its other end")
+        raise HostError(f"no process is at the other end of the link {name}")
 
     def _require_peer(self, interface: str, namespace: int) -> None:
         try:
