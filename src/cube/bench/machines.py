@@ -52,7 +52,7 @@ async def measure(
             "throughput": lambda: _throughput(stand, middle, 5 * rounds),
             "size": lambda: _sizes(stand, names, rounds),
             "run-code": lambda: code.measure(stand, rounds, 5, interpreter, _line("run-code"), **_UNLIKE),
-            "pause": lambda: pause.measure(stand, rounds, middle, _line("pause")),
+            "pause": lambda: pause.measure(stand, rounds, middle, _line("pause"), **_UNLIKE),
             "snapshot": lambda: _snapshots(stand, middle, rounds),
             "boot": lambda: _boots(stand, middle),
             "memory": lambda: _memory(stand, middle, alive),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from cube.bench import load
 from cube.bench.client import Client, Handle
@@ -12,10 +13,11 @@ from cube.bench.sandboxes import COMMAND
 from cube.bench.stand import Stand
 
 
-async def measure(stand: Stand, count: int, template: str, command: str) -> Report:
-    """One sandbox is paused and resumed ``count`` times, with a command after each resume."""
+async def measure(stand: Stand, count: int, template: str, command: str, **fields: Any) -> Report:
+    """One sandbox is paused and resumed ``count`` times, with a command after each resume. ``fields``
+    are of its create."""
     report = Report("pause", command, {"count": count, "template": template})
-    sandbox = await stand.client.create(template, seconds=600)
+    sandbox = await stand.client.create(template, seconds=600, **fields)
     try:
         report.samples["cube"] = await load.run(
             _round(stand.client, sandbox), count=count, concurrency=1, warmup=2, progress=stand.bars("cube", count + 2)
