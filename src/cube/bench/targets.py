@@ -131,6 +131,31 @@ TARGETS = (
 )
 
 
+def _egress(name: str) -> Seen:
+    return figure("egress", name)
+
+
+def _egress_duration(mark: str, percentile: str = "p50") -> Seen:
+    return duration("egress", "cube", mark, percentile)
+
+
+#: The same for the outbound proxy.
+EGRESS_TARGETS = (
+    Target(
+        "HTTPS, a rule and an injection", "/s", 3000, 8000, _egress("HTTPS with a rule and an injection"), more=True
+    ),
+    Target("the same beside mitmproxy", "times", 8, 20, _egress("cube beside mitmproxy"), more=True),
+    Target("added latency, p50", "ms", 0.6, 0.25, _egress("added latency, p50")),
+    Target("added latency, p99", "ms", 8, 2, _egress("added latency, p99")),
+    Target("TLS connect to a new host, p50", "ms", 5, 2, _egress_duration("TLS connect, new name")),
+    Target("TLS connect to a known host, p50", "ms", 1.5, 0.8, _egress_duration("TLS connect, known name")),
+    Target("1 GiB body through interception", "MB/s", 200, 500, _egress("1 GiB body"), more=True),
+    Target("rules in force, when 1,000 have some, p99", "ms", 100, 20, _egress_duration("rules in force", "p99")),
+    Target("recovery of the policy service, the longest", "s", 3, 1, _egress("recovery, the longest")),
+    Target("audit lines lost, with a crash", "", 0, 0, _egress("audit lines lost")),
+)
+
+
 def as_table(reports: Reports, targets: Sequence[Target] = TARGETS) -> str:
     """The whole table in Markdown."""
     return table(["what", "must", "aim", "seen", "holds"], [target.row(reports) for target in targets])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ import typer
 
 from cube.bench import code, density, files, machine_targets, pause, rivals, suite, tti
 from cube.bench import create as starts
+from cube.bench.egress import measure as egress
 from cube.bench.load import RoundFailed
 from cube.bench.report import Report
 from cube.bench.stand import Stand, stand
+from cube.bench.targets import EGRESS_TARGETS
 from cube.cli.bench_output import JsonForm, Markdown, bars, show, show_all
 from cube.cli.output import fail
 from cube.model.errors import CubeError
@@ -204,6 +207,38 @@ def network_(count: Count = 300, as_json: JsonForm = False, markdown: Markdown =
     except (PermissionError, RoundFailed, CubeError) as error:
         fail(str(error), as_json=as_json)
     show(report, as_json=as_json, markdown=markdown)
+
+
+@app.command("egress")
+def egress_(
+    requests: Annotated[int, typer.Option(min=1000, help="Requests of which each must be in the audit log.")] = 100_000,
+    vs: Annotated[
+        bool, typer.Option("--vs/--no-vs", help="Also measure mitmproxy; it is installed if need be.")
+    ] = True,
+    as_json: JsonForm = False,
+    markdown: Markdown = False,
+) -> None:
+    """Measure the outbound proxy in a network of the benchmark's own. Needs root and `h2load`, but no running service.
+
+    mitmproxy is put into an environment of its own, `bench/mitmproxy` in the state directory, from the package index.
+
+    Example: cube bench egress --markdown
+    """
+    environment = Settings().state_dir / "bench" / "mitmproxy" if vs else None
+    options = egress.Options(requests=requests, environment=environment)
+    line = _line(["egress", *[f"--requests {requests}"] * (requests != 100_000), *["--no-vs"] * (not vs)])
+
+    async def measured() -> Report:
+        with bars(hidden=as_json) as display, tempfile.TemporaryDirectory(prefix="cube-bench-") as workspace:
+            os.chmod(workspace, 0o755)  # noqa: S103  the proxies run under ids of their own
+            return await egress.measure(Path(workspace), options, display, line)
+
+    try:
+        report = asyncio.run(measured())
+    except (FileNotFoundError, RoundFailed, TimeoutError) as error:
+        fail(str(error) or "the outbound proxy does not answer", as_json=as_json)
+    if not show_all({"egress": report}, as_json=as_json, markdown=markdown, targets=EGRESS_TARGETS):
+        raise typer.Exit(1)
 
 
 @app.command("all")

@@ -85,7 +85,7 @@ class _Routes:
         if len(policy.rules) > MOST_RULES:
             raise InvalidInput(f"rules exceeds maximum entries: got {len(policy.rules)}, max {MOST_RULES}")
         await self._gateway.put(policy.address, policy.policy_id, policy.rules)
-        return _json({"policy_id": policy.policy_id, "in_force": policy.address not in self._gateway.status().pending})
+        return _json({"policy_id": policy.policy_id, "in_force": self._gateway.is_in_force(policy.address)})
 
     def _policy(self, request: Request) -> Policy:
         address = _address(request)

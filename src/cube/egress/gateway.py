@@ -131,7 +131,7 @@ class CubeEgress:
 
     def status(self) -> EgressStatus:
         """See :class:`cube.model.egress.EgressGateway`."""
-        pending = tuple(address for address in self._policies if not self._is_in_force(address))
+        pending = tuple(address for address in self._policies if not self.is_in_force(address))
         return EgressStatus(self._xds is not None and not pending, len(self._policies), pending)
 
     async def start(self) -> None:
@@ -280,7 +280,8 @@ class CubeEgress:
         finally:
             self._receipts.discard(received)
 
-    def _is_in_force(self, address: str) -> bool:
+    def is_in_force(self, address: str) -> bool:
+        """Whether Envoy has confirmed the rules of an address in its usual form."""
         from cube.egress import messages
 
         if self._xds is None or self._catalogue is None:

@@ -7,6 +7,7 @@ everywhere the very secrets that the sandbox's own rules inject, should a server
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -43,7 +44,7 @@ _TELLABLE = frozenset(
         *("transfer-encoding", "upgrade", "user-agent", "vary", "sec-websocket-version"),
     )
 )
-_MOST_HEADERS = 100
+_MOST_HEADERS, _LONGEST_VALUE = 100, 1024
 _SHORTEST_SECRET = 4
 
 _CREDENTIALS = re.compile(
@@ -72,6 +73,8 @@ class Redactor:
         # Longer ones first: a form may be the beginning of another.
         ordered = sorted(forms, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        #: Values of harmless headers are few, and the same in every request of a program.
+        self._scrubbed = functools.lru_cache(maxsize=256)(self.scrub)
 
     def known(self, text: str) -> str:
         """Without the sandbox's own secrets, in any of the forms that they may be echoed in."""
@@ -83,10 +86,15 @@ class Redactor:
         text = _USER_IN_URL.sub(REDACTED, text)
         return _ASSIGNMENT.sub(_hide_assigned, text)
 
+    def header(self, value: object) -> str:
+        """The value of a harmless header."""
+        text = str(value)[:_LONGEST_VALUE]
+        return self._scrubbed(text)
+
     def headers(self, table: Mapping[str, Any]) -> dict[str, str]:
         """A table of headers, in which unknown ones keep their name alone."""
         return {
-            name: self.scrub(str(value)) if name.lower() in _TELLABLE else REDACTED
+            name: self.header(value) if name.lower() in _TELLABLE else REDACTED
             for name, value in list(table.items())[:_MOST_HEADERS]
             if value is not None
         }
