@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     builds_at_once: int = Field(default=2, ge=1, le=64, description="Template builds at the same time; others wait.")
     build_timeout: int = Field(default=3600, ge=1, description="Longest build of a template, in seconds.")
     build_layers: int = Field(
-        default=200, ge=0, description="Results of build steps that are kept to be used again; the latest ones."
+        default=200, ge=16, description="Results of build steps that are kept to be used again; the latest ones."
     )
     build_upload_mb: int = Field(
         default=2048, ge=1, description="Largest upload of files for a template build, in MiB as it is sent."

@@ -18,7 +18,7 @@ class ImageConfig:
     user: str = "root"
     #: Default working directory; empty means the home directory of the user.
     workdir: str = ""
-    #: Users that may run ``sudo`` without a password.
+    #: Users that may run ``sudo`` without a password: names of the image, or numbers.
     sudo_users: tuple[str, ...] = ()
 
 

@@ -41,9 +41,9 @@ def test_variables_in_values(text: str, value: str) -> None:
 
 
 def test_variables_refer_to_earlier_ones_of_the_same_step() -> None:
-    after = Surroundings("user", "", {"PATH": "/bin"}).with_variables(["A", "x", "PATH", "$A:$PATH"])
+    after = Surroundings("user", "", {"PATH": "/bin"}, ("1000",)).with_variables(["A", "x", "PATH", "$A:$PATH"])
     assert after.env == {"A": "x", "PATH": "x:/bin"}
-    assert after.laid_over(ImageConfig(sudo_users=("user",))) == ImageConfig(after.env, "user", "", ("user",))
+    assert after.laid_over(ImageConfig(user="root")) == ImageConfig(after.env, "user", "", ("1000",))
 
 
 def test_a_layer_depends_on_everything_before_it() -> None:

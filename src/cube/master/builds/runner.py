@@ -17,7 +17,7 @@ from cube.master.builds.logs import BuildLog
 from cube.master.builds.steps import carry_out
 from cube.master.builds.surroundings import Surroundings
 from cube.master.builds.uploads import Uploads
-from cube.master.builds.workshop import Workshop
+from cube.master.builds.workshop import StepFailed, Workshop
 from cube.master.sandboxes.clock import Clock
 from cube.master.sandboxes.registry import Origin
 from cube.model.builds import BASE_STEP, FINAL_STEP, Build, Recipe, Step, StepKind
@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 _USER, _HOME = "user", "/home/user"
 #: What is done first to an image that comes from elsewhere, as E2B does it.
 AT_HOME = (Step(StepKind.USER, (_USER,)), Step(StepKind.WORKDIR, (_HOME,)))
+#: Of the number of a user.
+_DIGITS = 9
 #: Seconds that the start command has at a build until it is ready.
 _READY_S = 300.0
 
@@ -59,10 +61,7 @@ class Base:
     @property
     def template(self) -> Template:
         """The template below, whose start command is not the new one's."""
-        sudo = self.origin.template.config.sudo_users
-        users = sudo if not self.before or _USER in sudo else (*sudo, _USER)
-        config = replace(self.origin.template.config, sudo_users=users)
-        return replace(self.origin.template, config=config, start=None)
+        return replace(self.origin.template, start=None)
 
 
 class Runner:
@@ -137,10 +136,12 @@ class _Work:
 
     async def _done(self) -> Snapshot:
         count, layer = self._known()
+        if count < (own := len(self._base.before)):
+            layer = await self._prepared(count, own, layer)
+            count = own
         spec = self._spec(layer)
         async with self._runner.sandbox(spec):
-            sandbox = await self._runner.node.get(spec.sandbox_id)
-            workshop = Workshop(sandbox, lambda line, level: self._lines.note(line, self._current, level))
+            workshop = await self._workshop(spec)
             for number in range(count, len(self._steps)):
                 await self._step(number, workshop, spec.sandbox_id)
             self._current = FINAL_STEP
@@ -153,9 +154,27 @@ class _Work:
                 raise
         return snapshot
 
+    async def _prepared(self, count: int, own: int, layer: Layer | None) -> Layer | None:
+        """Carry out what comes before the client's steps, by itself: who may use ``sudo`` is settled at a start."""
+        spec = self._spec(layer)
+        async with self._runner.sandbox(spec):
+            workshop = await self._workshop(spec)
+            for number in range(count, own):
+                await self._step(number, workshop, spec.sandbox_id)
+            uid = await workshop.answer("id -u", self._surroundings)
+            if not uid.isdecimal() or len(uid) > _DIGITS:
+                raise StepFailed("the image does not tell the number of its user")
+            self._surroundings = replace(self._surroundings, sudo_users=(uid,))
+            await self._runner.cache.keep(self._keys[own - 1], spec.sandbox_id, self._surroundings)
+        return self._runner.cache.find(self._keys[own - 1])
+
+    async def _workshop(self, spec: SandboxSpec) -> Workshop:
+        sandbox = await self._runner.node.get(spec.sandbox_id)
+        return Workshop(sandbox, lambda line, level: self._lines.note(line, self._current, level))
+
     def _known(self) -> tuple[int, Layer | None]:
         """How many steps are done already, and the layer that they gave."""
-        for count in range(self._reusable, 0, -1):
+        for count in range(self._reusable, max(len(self._base.before) - 1, 0), -1):
             layer = self._runner.cache.find(self._keys[count - 1])
             if layer is None:
                 continue
@@ -193,7 +212,7 @@ class _Work:
         below = layer or self._base.origin.snapshot
         return SandboxSpec(
             sandbox_id=new_sandbox_id(),
-            template=self._template,
+            template=replace(self._template, config=self._surroundings.laid_over(self._template.config)),
             resources=self._resources(),
             envd_access_token=new_token(),
             snapshot_id=None if below is None else below.snapshot_id,

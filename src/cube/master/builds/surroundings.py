@@ -22,11 +22,13 @@ class Surroundings:
     #: Empty is the home directory of the user.
     workdir: str
     env: dict[str, str]
+    #: Users that may run ``sudo``.
+    sudo_users: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: ImageConfig) -> Surroundings:
         """Those of a template."""
-        return cls(config.user, config.workdir, dict(config.env))
+        return cls(config.user, config.workdir, dict(config.env), config.sudo_users)
 
     def with_variables(self, pairs: Sequence[str]) -> Surroundings:
         """After an ENV step: names and values in turn; values may refer to variables that were set before."""
@@ -41,7 +43,7 @@ class Surroundings:
 
     def laid_over(self, config: ImageConfig) -> ImageConfig:
         """The configuration of a template that ends with these."""
-        return replace(config, user=self.user, workdir=self.workdir, env=self.env)
+        return replace(config, user=self.user, workdir=self.workdir, env=self.env, sudo_users=self.sudo_users)
 
 
 def expanded(text: str, env: Mapping[str, str]) -> str:

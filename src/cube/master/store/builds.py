@@ -21,6 +21,7 @@ from cube.master.store.writer import Writer
 from cube.model.builds import Build, BuiltTemplate, Tag
 
 _BUILD = TypeAdapter(Build)
+_SURROUNDINGS = TypeAdapter(Surroundings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _read_layers(box: SecretBox, connection: Connection) -> Sequence[Layer]:
         Layer(
             row.key,
             row.snapshot_id,
-            Surroundings(**orjson.loads(box.open(row.surroundings, row.key.encode()))),
+            _SURROUNDINGS.validate_json(box.open(row.surroundings, row.key.encode())),
             row.used_at,
         )
         for row in connection.execute(select(build_layers))

@@ -48,7 +48,7 @@ class Starter:
         self._stage = settings.run_dir / "stage"
         #: Shown as /usr/bin/sudo.
         self._program = settings.run_dir / "cube-init"
-        self._sudo_users: dict[str, tuple[int, ...]] = {}
+        self._sudo_users: dict[tuple[str, tuple[str, ...]], tuple[int, ...]] = {}
 
     async def start(self, spec: SandboxSpec, seat: Seat, layer: str, *, fresh: bool) -> Launched:
         """Start; returns when the inside answers. ``fresh`` says that there was no such sandbox before.
@@ -107,10 +107,10 @@ class Starter:
             raise storage_error(error, "the writable layer could not be prepared") from error
 
     def _sudo_uids(self, spec: SandboxSpec, image: Path) -> tuple[int, ...]:
-        template = spec.template
-        if template.template_id not in self._sudo_users:
-            self._sudo_users[template.template_id] = users.user_ids(image, template.config.sudo_users)
-        return self._sudo_users[template.template_id]
+        key = spec.template.template_id, spec.template.config.sudo_users
+        if key not in self._sudo_users:
+            self._sudo_users[key] = users.user_ids(image, key[1])
+        return self._sudo_users[key]
 
 
 def _taken(seat: Seat) -> Launched:

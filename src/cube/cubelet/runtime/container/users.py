@@ -17,11 +17,14 @@ _ID = re.compile(r"[0-9]{1,9}")
 
 
 def user_ids(image: Path, names: Iterable[str]) -> tuple[int, ...]:
-    """Ids of the named users in the image's /etc/passwd; those that it does not have are left out."""
+    """Ids of the named users in the image's /etc/passwd; those that it does not have are left out.
+
+    A number stands for itself: builds make users that are not in the image.
+    """
     wanted = set(names)
     if not wanted:
         return ()
-    found = set()
+    found = {int(name) for name in wanted if _ID.fullmatch(name)}
     for line in _passwd(image).splitlines():
         fields = line.split(":")
         if len(fields) >= 4 and fields[0] in wanted and _ID.fullmatch(fields[2]):

@@ -207,9 +207,10 @@ async def check_images(client: Client, unique: str) -> None:
     ]
     for number, recipe in enumerate(recipes):
         name = f"{unique}-{number}"
-        steps = recipe.run_cmd("whoami > made; pwd >> made")
+        steps = recipe.run_cmd("whoami > made; pwd >> made; sudo whoami >> made")
         async with built(client, steps.subject, name), client.sandbox(name) as sandbox:
-            assert await sandbox.files.read("made") == "user\n/home/user\n"
+            assert await sandbox.files.read("made") == "user\n/home/user\nroot\n"
+            assert (await sandbox.commands.run("sudo whoami")).stdout == "root\n"
 
 
 @shows("Template.from_fedora_image Template.from_alpine_image Template.from_arch_image", since="2.45")
