@@ -177,7 +177,9 @@ class Cubelet:
         try:
             self._start(resident, await self._runtime.resume(resident.spec, None, memory=True))
         except CubeError as error:
-            raise SandboxStopped(f"the sandbox was rolled back but could not be started: {error.message}") from error
+            raise SandboxStopped(
+                f"the sandbox was rolled back but could not be started: {error.message}", cause=error
+            ) from error
         if not await resident.take_up():
             await self._begin_again(resident)
         self._prepare_beside(resident)

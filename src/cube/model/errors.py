@@ -171,7 +171,15 @@ class HostError(CubeError):
 
 
 class SandboxStopped(HostError):
-    """An operation failed after it had ended the sandbox's processes: its files are kept, and it can be resumed."""
+    """An operation failed after it had ended the sandbox's processes: its files are kept, and it can be resumed.
+
+    A node without room, as ``cause``, is no fault of the service: the status is that of :class:`StorageFull`.
+    """
+
+    def __init__(self, message: str, *, cause: CubeError | None = None) -> None:
+        super().__init__(message)
+        if isinstance(cause, StorageFull):
+            self.code = cause.code
 
 
 class SnapshotDamaged(HostError):

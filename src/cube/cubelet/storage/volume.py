@@ -223,11 +223,15 @@ class Volume:
     def rename(self, old: str, new: str) -> None:
         """Give a layer another name instead of whatever has that; raises ``SandboxNotFound`` without one.
 
-        A crash in the middle leaves the layer under its old name and nothing under the new one.
+        A crash in the middle leaves the layer under its old name and nothing under the new one, and so does a volume
+        without room (``StorageFull``).
         """
         self.existing(old)
         self.remove(new)
-        self._layers.rename(old, new)
+        try:
+            self._layers.rename(old, new)
+        except OSError as error:
+            raise storage_error(error, "the writable layer could not be kept") from error
 
     def remove(self, name: str) -> None:
         """Remove a layer with everything in it; succeeds when there is none. Blocks are freed in the background."""

@@ -208,7 +208,7 @@ class ContainerRuntime:
         try:
             return await self._start_again(spec)
         except CubeError as error:
-            raise SandboxStopped(f"the sandbox could not be started again: {error.message}") from error
+            raise SandboxStopped(f"the sandbox could not be started again: {error.message}", cause=error) from error
 
     async def snapshot(
         self,
@@ -329,7 +329,7 @@ class ContainerRuntime:
             await self._network.release(sandbox_id)
             await in_thread(self._kept.keep, sandbox_id, instance.layer)
         except CubeError as error:
-            raise SandboxStopped(f"the sandbox could not be stopped in order: {error.message}") from error
+            raise SandboxStopped(f"the sandbox could not be stopped in order: {error.message}", cause=error) from error
         del self._instances[sandbox_id]
         self._records.forget(sandbox_id)
         self._seats.leave(instance.seat)

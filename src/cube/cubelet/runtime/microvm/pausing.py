@@ -100,7 +100,7 @@ class Pauses:
             await vmm.kill()
             await self._machines.seats.clear(instance.seat)
         except CubeError as error:
-            raise SandboxStopped(f"the sandbox was paused, but not in order: {error.message}") from error
+            raise SandboxStopped(f"the sandbox was paused, but not in order: {error.message}", cause=error) from error
         self._machines.starter.doors(instance.seat).remove()
         self._machines.records.forget(instance.sandbox_id)
 
@@ -115,7 +115,7 @@ class Pauses:
             await in_thread(self._stopped, instance.spec, layer)
             await self._machines.free(instance.seat)
         except CubeError as error:
-            raise SandboxStopped(f"the sandbox could not be stopped in order: {error.message}") from error
+            raise SandboxStopped(f"the sandbox could not be stopped in order: {error.message}", cause=error) from error
         self._machines.records.forget(instance.sandbox_id)
 
     def _stopped(self, spec: SandboxSpec, layer: Path) -> None:

@@ -177,7 +177,7 @@ class MicroVMRuntime:
         try:
             return self._noted(await self._pauses.begin_again(spec, seat, memory=memory))
         except CubeError as error:
-            raise SandboxStopped(f"the sandbox could not be started again: {error.message}") from error
+            raise SandboxStopped(f"the sandbox could not be started again: {error.message}", cause=error) from error
 
     async def _let_go(self, own: MicroVMInstance) -> None:
         """Forget the guest of a machine that has ended, and keep its seat."""

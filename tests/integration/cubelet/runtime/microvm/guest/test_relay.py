@@ -78,7 +78,7 @@ class TestProcesses:
     async def test_a_reader_that_leaves_is_felt_inside(self, guest: MicroVMGuest) -> None:
         process = await spawn(guest, "trap '' PIPE; while echo x; do :; done 2>/dev/null; exit 7")
         assert process.stdout is not None
-        os.read(process.stdout, 10)
+        await asyncio.to_thread(os.read, process.stdout, 10)
         os.close(process.stdout)
         process.stdout = None
         assert await asyncio.wait_for(process.wait(), 30) == ExitStatus(7)
