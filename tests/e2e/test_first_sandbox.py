@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from e2b import NotFoundException, PtySize
+from e2b import CommandExitException, NotFoundException, PtySize
 from e2b.sandbox.filesystem.watch_handle import FilesystemEventType
 from e2b_code_interpreter import Sandbox
 
@@ -72,6 +72,8 @@ def test_a_command_in_the_background_with_stdin_and_signal(sandbox: Sandbox) -> 
     assert next(events)[0] == "hello\n"
     assert command.pid in [process.pid for process in sandbox.commands.list()]
     assert command.kill()
+    with pytest.raises(CommandExitException):
+        command.wait()
     assert command.pid not in [process.pid for process in sandbox.commands.list()]
 
 

@@ -158,7 +158,7 @@ async def test_old_keys_are_forgotten_in_portions(master: Master) -> None:
 
 
 def files(directory: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in directory.iterdir())
+    return b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
 
 
 async def test_neither_key_nor_request_is_in_the_files(master: Master, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cube.envd.guest import ExitStatus, SpawnRequest
 from cube.envd.process import quiet
 from cube.envd.sandboxes import EnvdSandbox
 from cube.master.builds.surroundings import Surroundings
-from cube.model.errors import CubeError
+from cube.model.errors import InvalidInput
 
 _CHUNK = 1 << 20
 #: Longest line of output that is put together; what is longer is cut into several.
@@ -25,10 +25,8 @@ _DIRECTORY = "/.cube-build"
 Note = Callable[[str, str], None]
 
 
-class StepFailed(CubeError):
+class StepFailed(InvalidInput):
     """A command of a build did not do what it should."""
-
-    code = 400
 
 
 @dataclass(frozen=True, slots=True)

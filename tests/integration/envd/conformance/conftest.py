@@ -92,7 +92,7 @@ def _serve_local(directory: Path) -> Iterator[EnvdServer]:
 
 
 @pytest.fixture(
-    scope="session",
+    scope="package",
     params=["local", *(pytest.param(kind, marks=pytest.mark.root) for kind in ("container", "microvm"))],
 )
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvdServer]:
