@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from cube.api.build_files import PREFIX
 from cube.api.build_views import build_line, build_state
@@ -14,7 +14,7 @@ from cube.api.schemas import builds as schemas
 from cube.api.schemas.base import respond, respond_list
 from cube.api.steps import recipe_of
 from cube.master.builds.service import BuildService
-from cube.model.builds import Wishes
+from cube.model.builds import FILES_HASH, Wishes
 from cube.model.errors import InvalidInput
 
 #: Most lines of a log in one answer.
@@ -22,6 +22,7 @@ _PAGE = 100
 _SCHEMES = "http", "https"
 _HOST = re.compile(r"[A-Za-z0-9.\-_:\[\]]{1,255}")
 _Level = Literal["debug", "info", "warn", "error"]
+_FilesHash = Annotated[str, Path(pattern=f"^{FILES_HASH.pattern}$")]
 
 
 class BuildRoutes:
@@ -101,7 +102,7 @@ class BuildRoutes:
         )
         return respond(answer, 202)
 
-    async def file(self, request: Request, template_id: str, files_hash: str) -> Response:
+    async def file(self, request: Request, template_id: str, files_hash: _FilesHash) -> Response:
         """Whether the files of a COPY step are here, and where to send them to."""
         self._builds.get(template_id)
         uploads = self._builds.uploads
