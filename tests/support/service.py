@@ -151,6 +151,8 @@ class Footprint:
     tables: frozenset[str]
     loops: frozenset[str]
     files: frozenset[str]
+    #: (process id, start time) of every process of the machine.
+    everybody: frozenset[tuple[int, str]]
 
 
 def footprint(service: Service) -> Footprint:
@@ -167,14 +169,15 @@ def footprint(service: Service) -> Footprint:
         tables=frozenset(line for line in _output("nft", "list", "tables") if line.split()[-1] == service.instance),
         loops=frozenset(line for line in _output("losetup", "-ln", "-O", "BACK-FILE") if line.startswith(directories)),
         files=_files(service),
+        everybody=_everybody(),
     )
 
 
 def remains(before: Footprint, during: Footprint, after: Footprint) -> dict[str, frozenset[Any]]:
     """What of ``during`` or ``after`` is still there although it was not there before; empty when all is gone."""
-    found = ((int(path.name), _start_time(int(path.name))) for path in Path("/proc").glob("[0-9]*"))
-    alive = {(pid, start) for pid, start in found if start}
-    everywhere = frozenset().union(*(_namespaces(pid) for pid, _ in alive))
+    alive = _everybody()
+    # The number of a namespace that has ended may be that of one that somebody else has made since.
+    everywhere = frozenset().union(*(_namespaces(pid) for pid, _ in alive & during.everybody))
     left = {
         "processes": during.processes & alive,
         "namespaces": during.namespaces & everywhere,
@@ -184,6 +187,11 @@ def remains(before: Footprint, during: Footprint, after: Footprint) -> dict[str,
 
 
 _BY_NAME = ("processes", "mounts", "cgroups", "interfaces", "tables", "loops", "files")
+
+
+def _everybody() -> frozenset[tuple[int, str]]:
+    found = ((int(path.name), _start_time(int(path.name))) for path in Path("/proc").glob("[0-9]*"))
+    return frozenset((pid, start) for pid, start in found if start)
 
 
 def _processes(service: Service, cgroups: frozenset[str]) -> set[int]:

@@ -178,8 +178,8 @@ class SandboxStopped(HostError):
 
     def __init__(self, message: str, *, cause: CubeError | None = None) -> None:
         super().__init__(message)
-        if isinstance(cause, StorageFull):
-            self.code = cause.code
+        if cause is not None and cause.code == StorageFull.code:
+            self.code = StorageFull.code
 
 
 class SnapshotDamaged(HostError):

@@ -25,10 +25,10 @@ import structlog
 
 from cube.cubelet.runtime.container import datagrams
 from cube.cubelet.runtime.container.datagrams import Datagram
-from cube.cubelet.runtime.container.plan import PARKED_CONTROL, Plan, describe, encode_steps
+from cube.cubelet.runtime.container.plan import PARKED_CONTROL, Plan, describe, encode_steps, ran_out_of_room
 from cube.cubelet.runtime.container.steps import Park, Step
 from cube.cubelet.runtime.guest.wire import Failure, Kind, Reader, WireError, Writer
-from cube.model.errors import HostError
+from cube.model.errors import HostError, StorageFull
 
 log = structlog.get_logger(__name__)
 
@@ -322,20 +322,21 @@ class _Channel:
             message.close()
 
 
-def _refused(message: Datagram, doing: Callable[[int], str]) -> HostError:
+def _refused(message: Datagram, doing: Callable[[int], str], steps: Sequence[Step] = ()) -> HostError | StorageFull:
     """The error for an answer that is not the one hoped for; ``doing`` puts the stage of a failure into words."""
     message.close()
     if message.kind != Kind.ERROR:
         return HostError(f"cube-init answered with a message of unexpected kind {message.kind:#x}")
     failure = Failure.decode(message.body)
     where = f" ({failure.detail})" if failure.detail else ""
-    return HostError(f"{doing(failure.stage)} failed: {os.strerror(failure.errno)}{where}")
+    sentence = f"{doing(failure.stage)} failed: {os.strerror(failure.errno)}{where}"
+    return StorageFull(sentence) if ran_out_of_room(steps, failure) else HostError(sentence)
 
 
 def _process(message: Datagram, steps: Sequence[Step]) -> tuple[int, int]:
-    """Process id and descriptor of the new process; raises ``HostError``."""
+    """Process id and descriptor of the new process; raises ``HostError`` and ``StorageFull``."""
     if message.kind != Kind.LAUNCHED:
-        raise _refused(message, partial(describe, steps))
+        raise _refused(message, partial(describe, steps), steps)
     reader = Reader(message.body)
     pid = reader.u32()
     reader.end()
@@ -350,7 +351,10 @@ async def discard(parked: Launched) -> None:
 
 
 async def _expect(control: socket.socket, kind: Kind | None, steps: Sequence[Step]) -> None:
-    """Wait for a process to report this, ``None``: to close the socket; raises ``HostError`` for anything else."""
+    """Wait for a process to report this, ``None``: to close the socket.
+
+    Raises ``HostError`` or ``StorageFull`` for anything else.
+    """
     if not await _readable(control.fileno(), ANSWER_SECONDS):
         raise HostError(f"the first process of the sandbox was not ready within {ANSWER_SECONDS:g} seconds")
     try:
@@ -360,7 +364,7 @@ async def _expect(control: socket.socket, kind: Kind | None, steps: Sequence[Ste
                 return
             raise HostError("the first process of the sandbox ended before it was ready")
         if message.kind != kind:
-            raise _refused(message, partial(describe, steps))
+            raise _refused(message, partial(describe, steps), steps)
         message.take_fds(0)
     except (OSError, WireError) as error:
         raise HostError(f"the first process of the sandbox cannot be understood: {error}") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cube.cubelet.runtime.container.steps import Serve, Step
-from cube.cubelet.runtime.guest.wire import Writer
+from cube.cubelet.runtime.container.steps import Directory, File, MakeNode, Mount, Overlay, Serve, Step, SymbolicLink
+from cube.cubelet.runtime.guest.wire import Failure, Writer
 
 #: In the place of a descriptor: the control socket that a parked process holds.
 PARKED_CONTROL = -1
@@ -33,6 +34,16 @@ def describe(steps: Sequence[Step], stage: int) -> str:
     """What was being done at this stage of a failure, as the beginning of a sentence."""
     doing = str(steps[stage]) if stage < len(steps) else "making its first process"
     return f"starting the sandbox: {doing}"
+
+
+def ran_out_of_room(steps: Sequence[Step], failure: Failure) -> bool:
+    """Whether a step found no room for what it writes; the kernel says the same of limits that others meet."""
+    full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full and failure.stage < len(steps) and isinstance(steps[failure.stage], _WRITING)
+
+
+#: Steps that write to the layer of a sandbox, be it the place of a mount.
+_WRITING = (Directory, File, MakeNode, Mount, Overlay, SymbolicLink)
 
 
 @dataclass(slots=True)
