@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,11 +196,12 @@ class Volume:
     def clear_work(self, name: str) -> None:
         """Make the scratch space of a layer anew, as an overlay needs it that is mounted on what another has left.
 
-        Raises ``OSError``.
+        Raises ``OSError``; it can then be repeated.
         """
         owner = self.owner(name)
         with btrfs.directory(self._layers.path(name)) as fd:
-            shutil.rmtree("work", dir_fd=fd)
+            with suppress(FileNotFoundError):  # the last time there was no room for a new one
+                shutil.rmtree("work", dir_fd=fd)
             os.mkdir("work", 0o755, dir_fd=fd)
             os.chown("work", owner, owner, dir_fd=fd, follow_symlinks=False)
 

@@ -189,6 +189,9 @@ def test_scratch_space_is_made_anew(volume: Volume) -> None:
     volume.clear_work("i1")
     assert list(layer.work.iterdir()) == []
     assert layer.work.stat().st_uid == OWNER
+    layer.work.rmdir()
+    volume.clear_work("i1")
+    assert list(layer.work.iterdir()) == []
 
 
 def test_a_volume_that_runs_full_says_so_in_time(volume: Volume) -> None:

@@ -203,8 +203,7 @@ class ContainerRuntime:
             await own.seat.cgroup.thaw()
             await own.guest.ping()
             return own
-        if instance is not None:
-            await self._stop(spec, self._own(instance))
+        await self._finish_stopping(spec)
         try:
             return await self._start_again(spec)
         except CubeError as error:
@@ -223,6 +222,7 @@ class ContainerRuntime:
         if memory:
             raise Unsupported("containers are captured without memory")
         if instance is None:
+            await self._finish_stopping(spec)
             await self._captures.take(snapshot_id, spec.sandbox_id, spec.template.template_id, None)
             return
         own = self._own(instance)
@@ -333,6 +333,12 @@ class ContainerRuntime:
         del self._instances[sandbox_id]
         self._records.forget(sandbox_id)
         self._seats.leave(instance.seat)
+
+    async def _finish_stopping(self, spec: SandboxSpec) -> None:
+        """Stop what has not been, or not to the end: the volume may have had no room for the last step."""
+        instance = self._instances.get(spec.sandbox_id)
+        if instance is not None:
+            await self._stop(spec, instance)
 
     async def _start_again(self, spec: SandboxSpec) -> ContainerInstance:
         seat = await self._seats.acquire()

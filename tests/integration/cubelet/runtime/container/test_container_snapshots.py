@@ -387,3 +387,29 @@ async def test_a_cancelled_create_from_a_snapshot_leaves_nothing(node: Container
     assert names == set() <= before
     with pytest.raises(SandboxNotFound):
         await node.runtime.adopt(node.spec(), Condition.STOPPED)
+
+
+@pytest.mark.parametrize("capture_first", [False, True])
+async def test_what_could_not_be_kept_for_want_of_room_is_kept_later(
+    node: ContainerNode, monkeypatch: pytest.MonkeyPatch, *, capture_first: bool
+) -> None:
+    """The stop is finished before the sandbox is started again or captured."""
+    spec = node.spec()
+    running = await node.runtime.create(spec)
+    await sh(running, "echo kept > /kept")
+
+    def no_room(self: object, old: str, new: str) -> None:
+        raise StorageFull("no room")
+
+    with monkeypatch.context() as full:
+        full.setattr("cube.cubelet.storage.volume.Volume.rename", no_room)
+        with pytest.raises(SandboxStopped) as stopped:
+            await node.runtime.pause(running, memory=False)
+        assert stopped.value.code == StorageFull.code
+        with pytest.raises(SandboxStopped):
+            await node.runtime.resume(spec, None, memory=True)
+    if capture_first:
+        other = await node.runtime.create(node.spec(await capture(node, spec)))
+        assert await sh(other, "cat /kept") == "kept"
+    again = await resumed(node, spec)
+    assert await sh(again, "cat /kept") == "kept"
