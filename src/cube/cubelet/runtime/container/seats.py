@@ -26,6 +26,7 @@ from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.launcher import Launched, Launcher, discard
 from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, JoinCgroup, NewCgroupNamespace, Step
+from cube.cubelet.storage.subvolumes import storage_error
 from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError
 from cube.model.resources import Resources
@@ -219,7 +220,10 @@ class SeatPool:
     def _make_layer(self, seat: Seat) -> None:
         self._volume.remove(seat.layer_name)  # nobody's, should its removal have failed once
         layer = self._volume.layer(seat.layer_name, owner=seat.id_base, disk_mb=Resources().disk_mb)
-        rootfs.write_place(layer.upper, seat.id_base, str(seat.link.gateway))
+        try:
+            rootfs.write_place(layer.upper, seat.id_base, str(seat.link.gateway))
+        except OSError as error:
+            raise storage_error(error, "the writable layer could not be made") from error
 
     async def _strip(self, seat: Seat) -> None:
         """Let go of what a seat has besides its link and its cgroup; succeeds where there is nothing."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from cube.model.errors import HostError
+from cube.cubelet.runtime.container import rootfs
+from cube.model.errors import HostError, StorageFull
 from support.container_node import ContainerNode, container_node, sh
 
 pytestmark = pytest.mark.root
@@ -54,3 +56,17 @@ async def test_what_a_former_seat_has_left_is_not_what_the_next_one_gets(node: C
     await asyncio.to_thread(node.runtime._seats._make_layer, seat)
     assert not (node.runtime._volume.existing(seat.layer_name).upper / "left").exists()
     node.runtime._seats.leave(seat)
+
+
+async def test_a_seat_that_finds_no_room_for_its_files_is_refused_in_words(node: ContainerNode) -> None:
+    seat = await node.runtime._seats.acquire()
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rootfs, "write_place", no_room)
+        with pytest.raises(StorageFull, match="could not be made"):
+            await asyncio.to_thread(node.runtime._seats._make_layer, seat)
+    node.runtime._seats.leave(seat)
+    assert await sh(await node.runtime.create(node.spec()), "echo on") == "on"
