@@ -26,7 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.root)
 
 
-@pytest.fixture(scope="session")
+#: A package's and not the session's: the runtime runs in this process, beside whatever tests come after it.
+_scope = pytest.fixture(scope="package")
+
+
+@_scope
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """An instance beside all others on this machine."""
     directory = tmp_path_factory.mktemp("security")
@@ -41,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
 
 
-@pytest.fixture(scope="session")
+@_scope
 def ground(settings: Settings) -> Iterator[Ground]:
     """A runtime with the template ``base``; at the end nothing of it is left."""
     settings.templates_dir.mkdir(parents=True)

@@ -22,6 +22,8 @@ SILENCE = 0.2
 AFTERMATH = 2.0
 #: Seconds from the time limit to the kill, so that the stream of the client says "time limit", not "killed".
 _KILL_DELAY = 0.02
+#: Seconds that whoever kills a process waits for its end.
+DYING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +187,15 @@ class ManagedProcess:
             self._input.close()
 
     async def signal(self, number: int) -> None:
-        """Send a signal; raises ``NotFound`` when it has ended."""
+        """Send a signal; raises ``NotFound`` when it has ended.
+
+        One that was killed has ended when this returns, unless the kernel takes longer than :data:`DYING`.
+        """
         await self._guest.signal(number)
+        if number == signal.SIGKILL:
+            with contextlib.suppress(TimeoutError, Unavailable):
+                async with asyncio.timeout(DYING):
+                    await self._guest.wait()
 
     async def write_stdin(self, data: bytes) -> None:
         """Write to standard input; raises ``Conflict`` when there is none or it is closed."""

@@ -103,6 +103,13 @@ def test_list_and_kill(client: Sandbox) -> None:
     assert not client.commands.kill(handle.pid)
 
 
+def test_a_process_that_was_killed_has_ended(client: Sandbox) -> None:
+    for _ in range(10):
+        handle = client.commands.run("sleep 60", background=True)
+        assert client.commands.kill(handle.pid)
+        assert not client.commands.kill(handle.pid)
+
+
 def test_connect(client: Sandbox) -> None:
     handle = client.commands.run("read line; echo got $line", background=True, stdin=True)
     handle.disconnect()
