@@ -69,6 +69,18 @@ def test_density(service: Service) -> None:
     assert found["figures"]["of which answered a command"]["value"] == 100
 
 
+def test_creates_alone_are_measured_and_ended_afterwards(service: Service) -> None:
+    found = report(service, "create", "--count", "6", "--concurrency", "3", "--keep")
+    assert set(found["results"]["cube"]["milliseconds"]) == {"create"}
+    assert service.get("/v2/sandboxes").json() == []
+
+
+def test_nothing_is_compared_with_creates_alone(service: Service) -> None:
+    done = service.run("bench", "create", "--keep", "--vs", "runc", "--json", check=False)
+    assert done.returncode == 1
+    assert "--vs" in json.loads(done.stdout)["error"]
+
+
 def test_a_report_in_markdown_begins_with_its_command(service: Service) -> None:
     printed = service.run("bench", "create", "--count", "2", "--no-exec", "--markdown").stdout
     assert printed.startswith("```sh\ncube bench create --count 2 --no-exec\n```")

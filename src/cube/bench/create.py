@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cube.bench import load, rivals, sandboxes
+from cube.bench.client import Client, Handle
 from cube.bench.load import Round, Samples
 from cube.bench.report import Figure, Report, rate
 from cube.bench.stand import Stand
 
 #: Rounds of each contestant before the next one's turn, so that noise of the machine meets all alike.
 _TURN = 10
+_ENDED_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +28,45 @@ class Options:
     template: str = "base"
     #: Whether a first command is run in each sandbox.
     with_exec: bool = True
+    #: Whether nothing is measured but creates: the sandboxes are ended after the last one.
+    keep: bool = False
 
 
 async def measure(stand: Stand, options: Options, versus: Sequence[str], command: str) -> Report:
     """Rivals that cannot run here are listed with the reason. Raises ``FileNotFoundError`` without the template."""
     report = Report("create", command, asdict(options))
-    own = sandboxes.create_and_exec if options.with_exec else sandboxes.create
-    contestants: dict[str, Round] = {"cube": own(stand.client, options.template)}
+    made: list[Handle] = []
+    contestants = {"cube": _own(stand.client, options, made)}
     if versus:
         image = await _image(stand, options.template)
         contestants |= await _rivals(stand, versus, image, report)
-    report.samples = await _take_turns(stand, contestants, options)
+    try:
+        report.samples = await _take_turns(stand, contestants, options)
+    finally:
+        await _end_all(stand.client, made)
     for name, samples in report.samples.items():
         report.figures[f"{name}, sandboxes"] = rate(samples)
     report.figures |= _ratios(report)
     return report
+
+
+def _own(client: Client, options: Options, made: list[Handle]) -> Round:
+    if options.keep:
+        return sandboxes.create_alone(client, options.template, made)
+    own = sandboxes.create_and_exec if options.with_exec else sandboxes.create
+    return own(client, options.template)
+
+
+async def _end_all(client: Client, made: list[Handle]) -> None:
+    left = iter(made)
+
+    async def worker() -> None:
+        for sandbox in left:
+            await client.kill(sandbox)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_ENDED_AT_ONCE):
+            group.create_task(worker())
 
 
 async def _rivals(stand: Stand, names: Sequence[str], image: Path, report: Report) -> dict[str, Round]:

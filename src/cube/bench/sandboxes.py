@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cube.bench.client import Client
+from cube.bench.client import Client, Handle
 from cube.bench.load import Round, RoundFailed
 
 #: What is run as the first command, here and by every rival: the shell that the SDK's ``commands.run`` starts.
@@ -21,6 +21,17 @@ def create(client: Client, template: str) -> Round:
         created = time.perf_counter()
         await client.kill(sandbox)
         return {"create": created - begun, "kill": time.perf_counter() - created}
+
+    return once
+
+
+def create_alone(client: Client, template: str, made: list[Handle]) -> Round:
+    """Create a sandbox, which is added to ``made`` and goes on. Mark: ``create``."""
+
+    async def once() -> dict[str, float]:
+        begun = time.perf_counter()
+        made.append(await client.create(template))
+        return {"create": time.perf_counter() - begun}
 
     return once
 

@@ -44,6 +44,13 @@ def parts(base: str, interpreter: str) -> tuple[Part, ...]:
             ),
         ),
         Part(
+            "creates",
+            "cube bench create --count 500 --concurrency 50 --keep",
+            lambda stand, line: create.measure(
+                stand, options(count=500, concurrency=50, warmup=50, keep=True), [], line
+            ),
+        ),
+        Part(
             "rivals",
             f"cube bench create --count {_RIVAL_ROUNDS} {versus}",
             lambda stand, line: create.measure(stand, options(count=_RIVAL_ROUNDS), others, line),

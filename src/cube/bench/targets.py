@@ -77,7 +77,7 @@ def slowest(*figures: Seen) -> Seen:
 TARGETS = (
     Target("create and first command, p50", "ms", 20, 8, duration("create", "cube", "create+exec", "p50")),
     Target("create and first command, p99", "ms", 80, None, duration("create", "cube", "create+exec", "p99")),
-    Target("creates at concurrency 50", "/s", 100, 210, figure("throughput", "cube, sandboxes"), more=True),
+    Target("creates at concurrency 50", "/s", 100, 210, figure("creates", "cube, sandboxes"), more=True),
     Target("same work beside runc", "times faster", 5, 10, figure("create", "cube's p50 beside runc's"), more=True),
     Target("memory of an idle sandbox", "MB", 1, 0.3, figure("density", "memory of an idle sandbox")),
     Target(

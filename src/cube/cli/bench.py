@@ -37,6 +37,7 @@ Versus = Annotated[
     typer.Option("--vs", help=f"Rival to run beside it: {', '.join(rivals.NAMES)}. May be repeated."),
 ]
 WithExec = Annotated[bool, typer.Option("--exec/--no-exec", help="Also run a first command in each sandbox.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Measure creates alone: end the sandboxes after the last one.")]
 
 T = TypeVar("T")
 
@@ -88,6 +89,7 @@ def create(
     template: Base = "base",
     vs: Versus = None,
     with_exec: WithExec = True,
+    keep: Keep = False,
     as_json: JsonForm = False,
     markdown: Markdown = False,
 ) -> None:
@@ -98,12 +100,16 @@ def create(
         cube bench create --count 200 --vs runc
 
         cube bench create --concurrency 50 --count 500 --no-exec --json
+
+        cube bench create --concurrency 50 --count 500 --keep
     """
+    if keep and vs:
+        fail("--keep measures creates alone: there is nothing to compare with --vs", as_json=as_json)
     if unknown := [name for name in vs or [] if name not in rivals.NAMES]:
         fail(f"there is no rival {unknown[0]!r}; the rivals are {', '.join(rivals.NAMES)}", as_json=as_json)
-    options = starts.Options(count, concurrency, warmup, template, with_exec)
+    options = starts.Options(count, concurrency, warmup, template, with_exec, keep)
     words = ["create", f"--count {count}", *(f"--vs {name}" for name in vs or [])]
-    words += [f"--concurrency {concurrency}"] * (concurrency > 1) + ["--no-exec"] * (not with_exec)
+    words += [f"--concurrency {concurrency}"] * (concurrency > 1) + ["--no-exec"] * (not with_exec) + ["--keep"] * keep
     _run(lambda stand: starts.measure(stand, options, vs or [], _line(words)), as_json=as_json, markdown=markdown)
 
 

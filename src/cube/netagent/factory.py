@@ -13,9 +13,10 @@ from ipaddress import IPv4Address
 from typing import Final, Generic, Protocol, TypeVar
 
 from cube.model.errors import HostError
-from cube.netagent import conntrack, namespaces, rtnetlink
+from cube.netagent import conntrack, rtnetlink
 from cube.netagent.addresses import AddressPlan
 from cube.netagent.rtnetlink import RTMGRP_LINK, LinkInfo, RouteSocket
+from cube.netagent.sysctls import Sysctls
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +65,12 @@ class Factory(ABC, Generic[L]):
     def __init__(self, plan: AddressPlan) -> None:
         self.plan = plan
         self._host = RouteSocket()
+        self._sysctls = Sysctls()
 
     def close(self) -> None:
         """Let go of the descriptors; links stay."""
         self._host.close()
+        self._sysctls.close()
 
     @abstractmethod
     def make(self, index: int) -> L:
@@ -125,7 +128,7 @@ class Factory(ABC, Generic[L]):
             self._delete(interface)
 
     def _close_host_end(self, name: str) -> None:
-        namespaces.close_ipv6(name)
+        self._sysctls.close_ipv6(name)
 
     def _address_host_end(self, index: int, *, arp: bool) -> None:
         """Bring the host's end up, with its settings and address; where the sandbox's MAC is known it needs no

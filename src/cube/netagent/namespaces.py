@@ -83,16 +83,6 @@ def write_sysctl(path: str, value: str) -> None:
         os.close(handle)
 
 
-def close_ipv6(scope: str) -> None:
-    """Switch IPv6 off for an interface, or for ``all`` that there are and will be in the namespace; nothing to do where
-    the kernel was built without it."""
-    try:
-        write_sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", "1")
-    except FileNotFoundError:
-        if os.path.exists("/proc/sys/net/ipv6"):
-            raise
-
-
 def _enter(namespace: int) -> None:
     _check(_libc.setns(namespace, _CLONE_NEWNET), "enter a network namespace")
 

@@ -131,9 +131,10 @@ class LinkFactory(Factory[Link]):
             raise HostError(f"the link {interface} leads to another network namespace")
 
     def _prepare_namespace(self) -> RouteSocket:
+        self._sysctls.prepare()
         for path, value in _SANDBOX_SYSCTLS:
-            namespaces.write_sysctl(path, value)
-        namespaces.close_ipv6("all")
+            self._sysctls.write(path, value)
+        self._sysctls.close_ipv6("all")
         return RouteSocket()
 
     def _connect(self, index: int, namespace: int, inner: RouteSocket) -> None:
