@@ -5,6 +5,7 @@ All of it blocks and belongs on a thread of ``namespaces.namespace_thread``.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -100,17 +101,16 @@ class Factory(ABC, Generic[L]):
 
     def drop(self, links: Collection[L]) -> None:
         """Let go of links without processes; the kernel takes their interfaces away a little later."""
-        busy = {interface.name for interface in self._ours() if interface.traffic}
+        busy = [link.address for link in links if (found := self._found(link.interface)) and found.traffic]
         for link in links:
             link.close()
-        self._forget([link.address for link in links if link.interface in busy])
+        self._forget(busy)
 
     def cut(self, index: int) -> None:
         """Delete the interface of an index now, whoever is at the other end; succeeds when there is none."""
-        for link in self._ours():
-            if link.name == self.plan.interface(index):
-                self._delete(link)
-                self._forget([self.plan.sandbox(index).ip])
+        if link := self._found(self.plan.interface(index)):
+            self._delete(link)
+            self._forget([self.plan.sandbox(index).ip])
 
     def existing(self) -> set[int]:
         """Indices whose interface is there."""
@@ -142,6 +142,16 @@ class Factory(ABC, Generic[L]):
                 rtnetlink.add_neighbour(outer, self.plan.sandbox(index).ip, SANDBOX_MAC),
             ]
         )
+
+    def _found(self, name: str) -> LinkInfo | None:
+        """The interface of a link by its name, for which the kernel need not describe all others."""
+        try:
+            found = self._host.link(name)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return None
+        return found if found.kind == self.kind else None
 
     def _ours(self) -> list[LinkInfo]:
         found = self._host.links(self.plan.prefix)

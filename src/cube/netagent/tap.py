@@ -124,9 +124,10 @@ class TapFactory(Factory[TapLink]):
 
     def is_pristine(self, link: TapLink) -> bool:
         """Whether no packet went through it; one that a virtual machine was started with is never used again."""
-        return link.descriptor is not None and not any(
-            interface.traffic for interface in self._ours() if interface.name == link.interface
-        )
+        if link.descriptor is None:
+            return False
+        found = self._found(link.interface)
+        return found is None or not found.traffic
 
     def _describe(self, index: int, found: LinkInfo, descriptor: int | None) -> TapLink:
         gateway, sandbox = self.plan.gateway(index).ip, self.plan.sandbox(index).ip
