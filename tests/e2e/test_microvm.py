@@ -62,6 +62,17 @@ def test_it_says_what_it_is_and_runs_commands(service: Service) -> None:
     box.kill()
 
 
+def test_ports_are_reached_through_the_proxy(service: Service) -> None:
+    box = create(service)
+    box.files.write("www/index.html", "from the guest")
+    box.commands.run("python3 -m http.server 8000 -d /home/user/www", background=True)
+    box.commands.run("until echo > /dev/tcp/127.0.0.1/8000; do sleep 0.05; done 2>/dev/null", timeout=120)
+    headers = {"e2b-sandbox-id": box.sandbox_id, "e2b-sandbox-port": "8000"}
+    answer = httpx.get(f"{service.url}/index.html", headers=headers, timeout=60, trust_env=False)
+    assert (answer.status_code, answer.text) == (200, "from the guest")
+    box.kill()
+
+
 def test_machines_are_shown_to_people(service: Service) -> None:
     box = create(service)
     (shown,) = [one for one in json.loads(service.run("vm", "ls", "--json").stdout) if one["sandbox"] == box.sandbox_id]

@@ -304,7 +304,7 @@ class Cubelet:
 
     async def _start_ahead(self, spec: SandboxSpec) -> Resident:
         resident = Resident(spec)
-        self._start(resident, await self._runtime.create(spec))
+        self._start(resident, await self._runtime.create(spec, ahead=True))
         await resident.take_up()
         return resident
 
@@ -314,6 +314,11 @@ class Cubelet:
 
     async def _hand_out(self, resident: Resident, spec: SandboxSpec) -> None:
         """Give a sandbox in stock what its client has chosen."""
+        try:
+            await self._runtime.hand_out(resident.running())
+        except BaseException:
+            await asyncio.shield(self._end(resident))
+            raise
         self._residents[spec.sandbox_id] = resident
         if await resident.give(spec):
             self._prepare_beside(resident)

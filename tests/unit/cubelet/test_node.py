@@ -22,6 +22,7 @@ from cube.model.errors import (
     SandboxNotRunning,
     SandboxStopped,
     SnapshotNotFound,
+    TemplateNotFound,
     Unavailable,
 )
 from cube.model.resources import Resources, ResourceUsage
@@ -65,6 +66,8 @@ class ToldRuntime:
         self.destroyed: list[str] = []
         self.found: set[str] = set()
         self.captured: set[str] = set()
+        #: Started ahead, and not handed out.
+        self.nobodys: set[str] = set()
         #: What the next calls raise, one after the other; ``None`` lets one pass.
         self.failures: list[Exception | None] = []
 
@@ -72,9 +75,15 @@ class ToldRuntime:
     async def close(self) -> None: ...
     async def remove(self) -> None: ...
 
-    async def create(self, spec: SandboxSpec) -> ToldInstance:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> ToldInstance:
         self.alive[spec.sandbox_id] = ToldInstance(spec.sandbox_id)
+        if ahead:
+            self.nobodys.add(spec.sandbox_id)
         return self.alive[spec.sandbox_id]
+
+    async def hand_out(self, instance: Instance) -> None:
+        self._raise()
+        self.nobodys.remove(instance.sandbox_id)
 
     async def adopt(self, spec: SandboxSpec, wanted: Condition) -> Found:
         if spec.sandbox_id not in self.found:
@@ -461,6 +470,7 @@ async def test_the_sandbox_that_was_offered_is_handed_out(
     await stocked.create(plain_spec(sandbox_id))
     view = await stocked.get(sandbox_id)
     assert runtime.alive[sandbox_id] is instance
+    assert sandbox_id not in runtime.nobodys
     assert view is prepared.views[0]
     assert view.access_token == "token"
     assert prepared.drawers[sandbox_id].renewed == 0
@@ -472,6 +482,17 @@ async def test_variables_are_given_to_it_and_what_was_prepared_is_renewed(stocke
     await stocked.create(plain_spec(sandbox_id, B="request"))
     assert (await stocked.get(sandbox_id)).env_vars == {"A": "template", "B": "request"}
     assert prepared.drawers[sandbox_id].renewed == 1
+
+
+async def test_what_cannot_be_handed_out_is_ended(stocked: Cubelet, runtime: ToldRuntime) -> None:
+    """Its template was removed after it was started."""
+    (sandbox_id,) = runtime.nobodys
+    runtime.failures.append(TemplateNotFound(TEMPLATE.template_id))
+    assert stocked.offer(plain_spec("i-new")) == sandbox_id
+    with pytest.raises(TemplateNotFound):
+        await stocked.create(plain_spec(sandbox_id))
+    assert sandbox_id in runtime.destroyed
+    assert sandbox_id not in {one.sandbox_id for one in stocked.running()}
 
 
 async def test_an_offer_that_is_not_used_is_ended_with_all_that_was_prepared(

@@ -117,12 +117,19 @@ class Runtime(Protocol):
         works after a crash too, and without :meth:`start`."""
         ...
 
-    async def create(self, spec: SandboxSpec) -> Instance:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Instance:
         """Start a sandbox from its template, or from ``spec.snapshot_id``; returns when its inside answers.
+
+        One that is started ``ahead`` is nobody's until :meth:`hand_out`, and keeps nobody from removing its template.
 
         From a snapshot it gets an identity of its own all the same: host name, machine id, address, tokens, and where
         memory comes back, random numbers and time. Raises ``SnapshotNotFound``, ``TemplateNotFound``, ``StorageFull``.
         """
+        ...
+
+    async def hand_out(self, instance: Instance) -> None:
+        """One that was started ahead is a client's from now on. Raises ``TemplateNotFound`` when its template was
+        removed meanwhile; then it must be destroyed."""
         ...
 
     async def adopt(self, spec: SandboxSpec, wanted: Condition) -> Found:

@@ -152,7 +152,7 @@ class ContainerRuntime:
 
     # -- sandboxes -----------------------------------------------------------------------------------------------
 
-    async def create(self, spec: SandboxSpec) -> ContainerInstance:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> ContainerInstance:
         """Start a sandbox from its template or a snapshot; returns when its inside answers."""
         self._volume.require_room()
         seat = await self._seats.acquire()
@@ -165,6 +165,9 @@ class ContainerRuntime:
         except BaseException:
             await asyncio.shield(self._undo(spec.sandbox_id, seat, layer))
             raise
+
+    async def hand_out(self, instance: Instance) -> None:
+        """Nothing to do: it needs its template from the day on that it is stopped."""
 
     async def adopt(self, spec: SandboxSpec, wanted: Condition) -> Found:
         """Take over a sandbox of an earlier run of the service; raises ``SandboxNotFound`` when it is gone."""

@@ -53,9 +53,10 @@ class Machines:
         self.records = records
         self.network = network
 
-    async def clone(self, spec: SandboxSpec, source: Source) -> MicroVMInstance:
+    async def clone(self, spec: SandboxSpec, source: Source, *, claim: bool = True) -> MicroVMInstance:
         """A new sandbox that begins where a capture was taken, or over its disk alone where there is no memory in it.
 
+        Without ``claim`` its template may be removed under it.
         Leaves nothing behind when it fails or is cancelled.
         """
         watch = Stopwatch()
@@ -63,7 +64,8 @@ class Machines:
         seat = await self.seats.acquire(spec.resources)
         watch.lap("seat")
         try:
-            await in_thread(self.claims.make, spec.template.template_id, spec.sandbox_id)
+            if claim:
+                await in_thread(self.claims.make, spec.template.template_id, spec.sandbox_id)
             disk = source.directory / capture.DISK
             layer = await in_thread(self.layers.make, spec.sandbox_id, spec.resources, disk)
             watch.lap("layer")

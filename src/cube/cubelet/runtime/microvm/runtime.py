@@ -133,7 +133,7 @@ class MicroVMRuntime:
 
     # -- sandboxes -----------------------------------------------------------------------------------------------
 
-    async def create(self, spec: SandboxSpec) -> MicroVMInstance:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> MicroVMInstance:
         """Start a sandbox from its template or a snapshot; returns when its inside answers."""
         if spec.host_mounts or spec.volume_mounts:
             raise Unsupported("a microVM cannot share directories of the host: use a node with the container runtime")
@@ -141,7 +141,12 @@ class MicroVMRuntime:
             source = await self._snapshots.source(spec, spec.snapshot_id)
         else:
             source = await self._templates.get(spec.template)
-        return self._noted(await self._machines.clone(spec, source))
+        return self._noted(await self._machines.clone(spec, source, claim=not ahead))
+
+    async def hand_out(self, instance: Instance) -> None:
+        """Have it need its template. Raises ``TemplateNotFound``."""
+        spec = self._own(instance).spec
+        await in_thread(self._claims.make, spec.template.template_id, spec.sandbox_id)
 
     async def adopt(self, spec: SandboxSpec, wanted: Condition) -> Found:
         """Take over a sandbox of an earlier run of the service; raises ``SandboxNotFound`` when it is gone."""
