@@ -16,9 +16,9 @@ import envoy.extensions.transport_sockets.tls.v3.tls_pb2
 import envoy.extensions.upstreams.http.v3.http_protocol_options_pb2  # noqa: F401
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
-from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
 
 from cube.proxy.delta import Resource
+from cube.proxy.filling import fill
 from cube.proxy.vocabulary import Json
 
 if TYPE_CHECKING:
@@ -41,5 +41,6 @@ def listener(config: Json) -> Resource:
 
 def resource(type_url: str, config: Json, message: Message) -> Resource:
     """A resource of any type; ``message`` is an empty one of that type. Raises as the others do."""
-    body = ParseDict(config, message).SerializeToString(deterministic=True)
+    fill(message, config)
+    body = message.SerializeToString(deterministic=True)
     return Resource(type_url, config["name"], hashlib.sha256(body).hexdigest()[:16], body)
