@@ -68,6 +68,7 @@ def parts(base: str, interpreter: str) -> tuple[Part, ...]:
             "cube bench network --count 300",
             _network,
         ),
+        Part("egress", "cube bench egress", _egress),
         Part("density", "cube bench density", lambda stand, line: density.measure(stand, 200, 1000, base, line)),
     )
 
@@ -76,3 +77,13 @@ async def _network(stand: Stand, line: str) -> Report:
     from cube.bench import network  # late: it has all of the network agent with it, which other commands need not load
 
     return await network.measure(stand.workspace, stand.bars, 300, line)
+
+
+async def _egress(stand: Stand, line: str) -> Report:
+    from cube.bench.egress import measure as egress  # late, as above
+    from cube.bench.egress import mitm
+
+    try:
+        return await egress.measure(egress.Options(environment=mitm.home(stand.settings)), stand.bars, line)
+    except FileNotFoundError as missing:
+        return Report("egress", line, absent={"the outbound proxy": str(missing)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,11 +12,10 @@ import typer
 
 from cube.bench import code, density, files, machine_targets, pause, rivals, suite, tti
 from cube.bench import create as starts
-from cube.bench.egress import measure as egress
 from cube.bench.load import RoundFailed
 from cube.bench.report import Report
 from cube.bench.stand import Stand, stand
-from cube.bench.targets import EGRESS_TARGETS
+from cube.bench.targets import EGRESS_TARGETS, TARGETS
 from cube.cli.bench_output import JsonForm, Markdown, bars, show, show_all
 from cube.cli.output import fail
 from cube.model.errors import CubeError
@@ -230,14 +228,17 @@ def egress_(
 
     Example: cube bench egress --markdown
     """
-    environment = Settings().state_dir / "bench" / "mitmproxy" if vs else None
+    # They have the outbound proxy with them, which takes a second to import.
+    from cube.bench.egress import measure as egress
+    from cube.bench.egress import mitm
+
+    environment = mitm.home(Settings()) if vs else None
     options = egress.Options(requests=requests, environment=environment)
     line = _line(["egress", *[f"--requests {requests}"] * (requests != 100_000), *["--no-vs"] * (not vs)])
 
     async def measured() -> Report:
-        with bars(hidden=as_json) as display, tempfile.TemporaryDirectory(prefix="cube-bench-") as workspace:
-            os.chmod(workspace, 0o755)  # noqa: S103  the proxies run under ids of their own
-            return await egress.measure(Path(workspace), options, display, line)
+        with bars(hidden=as_json) as display:
+            return await egress.measure(options, display, line)
 
     try:
         report = asyncio.run(measured())
@@ -251,6 +252,8 @@ def egress_(
 def all_(as_json: JsonForm = False, markdown: Markdown = False) -> None:
     """Run every benchmark once and compare with what is asked of a machine of two cores and 24 GiB. Takes minutes.
 
+    What is asked of the outbound proxy needs `h2load`.
+
     Example: cube bench all --markdown
     """
 
@@ -258,7 +261,8 @@ def all_(as_json: JsonForm = False, markdown: Markdown = False) -> None:
         return {part.name: await part.measure(stand, part.command) for part in suite.parts("base", _INTERPRETER)}
 
     reports = _measured(measured, quiet=as_json, as_json=as_json)
-    if not show_all(reports, as_json=as_json, markdown=markdown):
+    targets = (*TARGETS, *EGRESS_TARGETS)
+    if not show_all(reports, targets, as_json=as_json, markdown=markdown):
         raise typer.Exit(1)
 
 

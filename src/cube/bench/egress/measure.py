@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -62,16 +64,18 @@ class _Bench:
             samples.add({mark: seconds})
 
 
-async def measure(workspace: Path, options: Options, bars: Bars, command: str) -> Report:
+async def measure(options: Options, bars: Bars, command: str) -> Report:
     """Everything once. Raises ``RoundFailed``, and ``FileNotFoundError`` when the load generator is not there."""
     generator.require()
     report = Report("egress", command, {"requests": options.requests, "policies": options.policies})
     steps = (_latency, _throughput, _rival, _handshakes, _bulk, _pushes, _crashes, _audit)
     advance = bars("egress", len(steps))
-    async with _bench(workspace, options, report) as bench:
-        for step in steps:
-            await step(bench)
-            advance()
+    with tempfile.TemporaryDirectory(prefix="cube-bench-") as workspace:
+        os.chmod(workspace, 0o755)  # noqa: S103  the proxies run under ids of their own
+        async with _bench(Path(workspace), options, report) as bench:
+            for step in steps:
+                await step(bench)
+                advance()
     return report
 
 

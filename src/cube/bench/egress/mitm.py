@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cube.bench.egress.ground import MITM_PORT, Ground
 from cube.bench.load import RoundFailed
+from cube.settings import Settings
 
 _INSTALL_SECONDS, _START_SECONDS = 600, 60
 #: The benchmark's rule, as an addon.
@@ -29,6 +30,11 @@ def request(flow):
     else:
         flow.response = http.Response.make(403, b"no rule fits")
 """
+
+
+def home(settings: Settings) -> Path:
+    """Where it is kept, and installed if need be."""
+    return settings.state_dir / "bench" / "mitmproxy"
 
 
 def installed(directory: Path) -> Path:
