@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -246,9 +246,17 @@ _OF_TESTS = ("cube-e2e-", "cube-bench-", "cube-checks-", "cube-tests-")
 def _files(service: Service) -> frozenset[str]:
     """In the usual places for temporary files, and what is not meant to stay in the service's own directories."""
     places = [*Path("/tmp").glob("cube*"), *Path("/dev/shm").glob("*cube*"), *Path("/run").glob("*cube*")]
-    own = [*service.run_dir.rglob("*"), *(service.directory / "state").glob("volume*")]
+    own = [*_within(service.run_dir), *(service.directory / "state").glob("volume*")]
     common = [path for path in places if not path.name.startswith(_OF_TESTS) or path == service.run_dir.parent]
     return frozenset(str(path) for path in (*common, *own))
+
+
+def _within(directory: Path) -> Iterator[Path]:
+    """Everything below, but not what is in the images that are mounted there: they have a hundred thousand files."""
+    mounted = set(_mount_points())
+    for place, directories, files in os.walk(directory):
+        yield from (Path(place, name) for name in (*directories, *files))
+        directories[:] = [name for name in directories if os.path.join(place, name) not in mounted]
 
 
 def _output(*command: str) -> list[str]:
