@@ -312,6 +312,40 @@ def test_the_audit_log_is_read_and_followed(service: Service) -> None:
         assert "allow GET https://api.a.test/second 200 rule=api" in second
 
 
+def test_the_guide_leads_to_a_rule_that_works_and_is_audited(service: Service, internet: Internet) -> None:
+    """docs/egress.md, followed to the letter, but for the name of the API; what the service and its templates are
+    started with is the test's own."""
+    create, inside, look = (block.replace("api.example.com", "api.a.test") for block in guide()[1:4])
+    sandbox_id = json.loads(shell(service, create))["sandboxID"]
+    with Sandbox.connect(sandbox_id, **service.client) as sandbox:
+        answers = run(sandbox, inside)
+        audited(service, sandbox_id, 3)
+        told = shell(
+            service, look.replace("cube ", f"{sys.executable} -m cube.cli.main ").replace("<sandboxID>", sandbox_id)
+        )
+
+        assert "Bearer sk-..." in answers
+        assert '"no_rule_match"' in answers
+        assert internet.targets() == ["/v1/chat"]
+        assert "allow POST https://api.a.test/v1/chat 200 rule=llm" in told
+        assert "deny GET https://api.a.test/v2/other 403" in told
+        assert "host=api.a.test method=POST path=/v1/*" in told
+        assert "sk-..." not in told
+
+
+def guide() -> list[str]:
+    """The commands of the first section, block by block."""
+    text = (Path(__file__).parents[2] / "docs" / "egress.md").read_text(encoding="utf-8")
+    section = text.split("\n## ")[1]
+    return [block.partition("```")[0] for block in section.split("```sh\n")[1:]]
+
+
+def shell(service: Service, commands: str) -> str:
+    return subprocess.run(
+        ["bash", "-e", "-c", commands], env=service.environment, check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+
+
 def test_e7_secrets_are_in_no_file_of_the_service_and_no_answer(service: Service) -> None:
     with created(service, rule("api", "api.a.test", inject=True)) as sandbox:
         fetch(sandbox, "https://api.a.test/e7")

@@ -129,7 +129,7 @@ async def test_e4_a_sandbox_with_rules_sees_certificates_of_the_authority(box: B
     assert reply.issuer == "Cube Egress Root CA"
 
 
-async def test_a_sandbox_without_a_policy_is_refused(world: EgressWorld, box: Box) -> None:
+async def test_e16_a_sandbox_without_a_policy_is_refused(world: EgressWorld, box: Box) -> None:
     await box.allow(rule(host="api.a.test"))
     stranger = world.box()
 

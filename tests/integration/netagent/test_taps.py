@@ -17,6 +17,7 @@ from cube.netagent.links import LinkPool, TapLink, TapPool
 from cube.netagent.rtnetlink import RouteSocket
 from cube.settings import Settings
 from support import network
+from support.machine import Internet
 from support.network import CONNECT, DATAGRAM, GREET, PING, run
 from support.tap_guest import guest
 
@@ -63,13 +64,30 @@ async def test_e13_offloads_are_on(taps: TapPool) -> None:
 
 
 async def test_n8_offload_flags_reach_the_device(taps: TapPool) -> None:
-    """What TUNSETOFFLOAD was told, and the large receive path of the machine's own card is left as it was."""
+    """What TUNSETOFFLOAD was told, and packets are put together on receipt."""
     link = await taps.acquire()
     flags = tun_flags(link)
     assert flags & 0x4002 == 0x4002  # IFF_TAP and IFF_VNET_HDR
     shown = ethtool.features(link.interface)
     assert shown["rx-gro"]
     assert shown["tx-scatter-gather"]
+
+
+async def test_n8_the_machine_s_own_interfaces_are_left_as_they_are(settings: Settings, internet: Internet) -> None:
+    """What is switched on is switched on for the links alone."""
+    with RouteSocket() as netlink:
+        others = [link.name for link in netlink.links("")]
+    before = {name: ethtool.features(name) for name in others}
+    pool = TapPool(settings)
+    try:
+        await pool.start()
+        await pool.acquire()
+        after = {name: ethtool.features(name) for name in others}
+    finally:
+        await pool.close(remove=True)
+    assert len(others) > 1
+    assert all("rx-gro" in shown for shown in before.values())
+    assert after == before
 
 
 async def test_e13_large_transfer_has_no_checksum_errors(taps: TapPool, firewall: Firewall, settings: Settings) -> None:
