@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
@@ -144,7 +144,7 @@ def _mode(config: NetworkConfig, defaults: NodeDefaults) -> DnsMode:
 
 def _networks(
     config: NetworkConfig, mode: DnsMode, hosts: Iterable[str], *, everything_judged: bool
-) -> dict[IPv4Network, Target]:
+) -> Mapping[IPv4Network, Target]:
     # Servers that are asked directly could carry anything out, which is what strict is to prevent.
     servers = config.dns_servers or () if mode is DnsMode.OPEN else ()
     lists = _Lists(
@@ -163,7 +163,8 @@ class _Lists:
     judged: frozenset[IPv4Network]
     everything_judged: bool
 
-    def flattened(self) -> dict[IPv4Network, Target]:
+    @lru_cache(maxsize=16)  # noqa: B019  sandboxes by the hundred have the same lists; no secret is in them
+    def flattened(self) -> Mapping[IPv4Network, Target]:
         """Where each listed network leads, save where the next larger one leads there too."""
         listed = self.allowed | self.denied | self.judged
         # Being part of a larger network that is allowed opens nothing that is private.
