@@ -56,7 +56,7 @@ async def serve(settings: Settings) -> bool:
     logs.configure(settings.log_level)
     _allow_many_descriptors()
     # Requests are served by one thread; what others do in the background must not make it wait for 5 ms, the default.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0001)
     ended = stop_signal()
     async with running(settings):
         _spare_the_collector()
