@@ -18,9 +18,10 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from e2b import CommandExitException, Sandbox
+from e2b import Sandbox
 
 from cube.egress.audit.log import read
+from support.egress.asking import SECRET, created, fetch, rule, run, seen_at
 from support.egress.internet import SETTINGS, sites, trust
 from support.egress.sites import Internet
 from support.images import CACHE
@@ -31,17 +32,6 @@ pytestmark = [pytest.mark.root, pytest.mark.own_process]
 
 #: See :class:`support.service.Service`.
 _PART = 8
-SECRET = "S3CR3T-of-the-test"
-#: Everybody's own name server; names that the test's internet has.
-PYTHON = """
-import json, ssl, sys, urllib.request
-context = ssl.create_default_context()
-request = urllib.request.Request(sys.argv[1], headers={'Authorization': 'forged', 'X-Api-Key': 'mine'})
-try:
-    with urllib.request.urlopen(request, timeout=15, context=context) as answer: print(answer.read().decode())
-except urllib.error.HTTPError as error: print(error.code, error.read().decode())
-except (OSError, urllib.error.URLError) as error: print('failed', error)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -72,39 +62,6 @@ def service(internet: Internet, directory: Path, templates: Path) -> Iterator[Se
 @pytest.fixture(autouse=True)
 def _nothing_seen(internet: Internet) -> None:
     internet.clear()
-
-
-def rule(name: str, host: str, *, allow: bool = True, audit: str = "metadata", inject: bool = False) -> dict[str, Any]:
-    action: dict[str, Any] = {"allow": allow, "audit": audit}
-    if inject:
-        action["inject"] = [{"header": "Authorization", "secret": SECRET, "format": "Bearer ${SECRET}"}]
-    return {"name": name, "match": {"host": host}, "action": action}
-
-
-def created(service: Service, *rules: dict[str, Any], network: dict[str, Any] | None = None) -> Sandbox:
-    wanted: dict[str, Any] = {"denyOut": ["0.0.0.0/0"], "rules": list(rules)} if network is None else network
-    body = {"templateID": "base", "network": wanted, "timeout": 300}
-    answer = service.post("/sandboxes", body)
-    assert answer.status_code == 201, answer.text
-    return Sandbox.connect(answer.json()["sandboxID"], **service.client)
-
-
-def fetch(sandbox: Sandbox, url: str) -> str:
-    return run(sandbox, f'python3 -c "$SCRIPT" {url}', envs={"SCRIPT": PYTHON}).strip()
-
-
-def seen_at(sandbox: Sandbox, url: str) -> Any:
-    """The request as the server saw it."""
-    answer = fetch(sandbox, url)
-    assert answer.startswith("{"), answer
-    return json.loads(answer)
-
-
-def run(sandbox: Sandbox, command: str, **options: Any) -> str:
-    try:
-        return sandbox.commands.run(command, timeout=40, **options).stdout
-    except CommandExitException as error:
-        return f"exit {error.exit_code}: {error.stdout}{error.stderr}"
 
 
 def test_e1_and_e5_what_is_allowed_arrives_with_the_credential(service: Service, internet: Internet) -> None:

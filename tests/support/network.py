@@ -83,3 +83,10 @@ def traces(instance: str) -> dict[str, object]:
         "descriptors": len(open_fds()),
         "threads": len(os.listdir("/proc/self/task")),
     }
+
+
+def bad_sums() -> int:
+    """TCP segments that this machine has thrown away for their sum."""
+    lines = Path("/proc/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+    return int(values[names.index("InCsumErrors")])

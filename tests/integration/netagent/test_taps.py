@@ -18,7 +18,7 @@ from cube.netagent.rtnetlink import RouteSocket
 from cube.settings import Settings
 from support import network
 from support.machine import Internet
-from support.network import CONNECT, DATAGRAM, GREET, PING, run
+from support.network import CONNECT, DATAGRAM, GREET, PING, bad_sums, run
 from support.tap_guest import guest
 
 pytestmark = pytest.mark.root
@@ -105,13 +105,6 @@ async def test_e13_large_transfer_has_no_checksum_errors(taps: TapPool, firewall
 
 def tun_flags(link: TapLink) -> int:
     return int(Path(f"/sys/class/net/{link.interface}/tun_flags").read_text(), 16)
-
-
-def bad_sums() -> int:
-    """TCP segments that this machine has thrown away for their sum."""
-    lines = Path("/proc/net/snmp").read_text().splitlines()
-    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
-    return int(values[names.index("InCsumErrors")])
 
 
 async def test_same_rules_as_a_container(taps: TapPool, firewall: Firewall, settings: Settings) -> None:
