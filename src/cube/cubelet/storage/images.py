@@ -162,11 +162,19 @@ class ImageStore:
             self._discard(template_id)
 
     def _discard(self, template_id: str) -> None:
-        """Rename first: a template half removed must not be taken for a whole one."""
-        grave = self._directory / f"{_UNFINISHED}{secrets.token_hex(8)}"
-        (self._directory / template_id).rename(grave)
+        """Rename first: a template half removed must not be taken for a whole one. Under a lock, for another process
+        that finds it would remove it, too."""
         del self._manifests[template_id]
-        shutil.rmtree(grave)
+        directory = self._directory / template_id
+        try:
+            lock = _lock(directory)
+        except FileNotFoundError:
+            raise TemplateNotFound(template_id) from None  # another process has removed it
+        try:
+            grave = directory.rename(self._directory / f"{_UNFINISHED}{secrets.token_hex(8)}")
+            shutil.rmtree(grave)
+        finally:
+            os.close(lock)
 
     def file(self, template: Template) -> Path:
         """The image of ``template`` as a file, which may be gone."""

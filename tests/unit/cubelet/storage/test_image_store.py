@@ -144,6 +144,32 @@ def test_an_install_under_way_elsewhere_is_left_alone(settings: Settings, store:
         os.close(holder)
 
 
+def test_another_process_looks_at_the_templates_while_one_is_removed(
+    store: ImageStore, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being removed looks like something abandoned: the service would remove it under `cube template`."""
+    installed = install(store, template(), tmp_path)
+    remove = module.shutil.rmtree
+
+    def looked_at(path: Path) -> None:
+        monkeypatch.setattr(module.shutil, "rmtree", remove)
+        assert ImageStore(settings).load() == []
+        remove(path)
+
+    monkeypatch.setattr(module.shutil, "rmtree", looked_at)
+    store.delete(installed.template_id)
+    assert list(settings.templates_dir.iterdir()) == []
+
+
+def test_what_another_process_has_removed_is_not_there(store: ImageStore, settings: Settings, tmp_path: Path) -> None:
+    installed = install(store, template(), tmp_path)
+    other = ImageStore(settings)
+    other.load()
+    other.delete(installed.template_id)
+    with pytest.raises(TemplateNotFound):
+        store.delete(installed.template_id)
+
+
 def test_delete(store: ImageStore, settings: Settings, tmp_path: Path) -> None:
     installed = install(store, template(), tmp_path)
     store.delete(installed.template_id)
