@@ -75,7 +75,10 @@ class Still:
 
 @contextmanager
 def _writing(path: Path, mode: int) -> Iterator[int]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    except OSError as error:
+        raise storage_error(error, "devices could not be captured") from error
     try:
         yield handle
     finally:

@@ -89,11 +89,6 @@ class TemplateCaptures:
             self._making[key].add_done_callback(lambda _: self._making.pop(key, None))
         return await asyncio.shield(self._making[key])
 
-    def forget(self, template_id: str) -> None:
-        """Remove the copies of a template that is gone. Blocks."""
-        for path in self._cache.glob(f"{template_id}-*"):
-            shutil.rmtree(path, ignore_errors=True)
-
     async def _key(self, template: Template) -> str:
         boot = await self._starter.boot_files()
         parts = {
@@ -108,6 +103,7 @@ class TemplateCaptures:
 
     async def _made(self, template: Template, key: str, progress: Progress) -> Source:
         copy, original = self._cache / key, self._directory / template.template_id / "vm" / key
+        await in_thread(self._clear_gone)
         found = await in_thread(self._usable, copy)
         if found is None:
             if not (self._directory / template.template_id).is_dir():
@@ -118,6 +114,12 @@ class TemplateCaptures:
             found = await in_thread(self._copied, original, copy)
         self._ready[key] = Source(copy, found)
         return self._ready[key]
+
+    def _clear_gone(self) -> None:
+        """Remove the copies of templates that are gone; machines that map them do not notice."""
+        for path in self._cache.iterdir():
+            if not (self._directory / path.name.rpartition("-")[0].removeprefix(".")).is_dir():
+                shutil.rmtree(path, ignore_errors=True)
 
     def _usable(self, directory: Path) -> Manifest | None:
         """The manifest of a capture that is whole; one that is not is removed."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from cube.cubelet.cgroups.events import poll_until
 from cube.cubelet.runtime.microvm import capture
-from cube.cubelet.runtime.microvm.capture import DEVICES, MEMORY, Manifest
+from cube.cubelet.runtime.microvm.capture import DEVICES, DISK, MEMORY, Manifest
 from cube.cubelet.runtime.microvm.guest import GuestNotConfirmed, MicroVMGuest
 from cube.cubelet.runtime.microvm.instance import MicroVMInstance
 from cube.cubelet.runtime.microvm.layers import Layers
@@ -80,7 +84,14 @@ async def test_a_damaged_pause_is_refused_and_the_files_are_safe(node: VmNode, n
     assert await run(again, "cat /root/f") == "kept"
 
 
+def _command(*arguments: str | Path) -> None:
+    subprocess.run(arguments, check=True)
+
+
 def _damage(path: Path, how: str) -> None:
+    if how == "gone":
+        path.unlink()
+        return
     if how == "cut off":
         os.truncate(path, path.stat().st_size - 1)
         return
@@ -91,21 +102,49 @@ def _damage(path: Path, how: str) -> None:
         file.write(bytes([byte[0] ^ 0xFF]))
 
 
-async def test_memory_of_another_qemu_is_refused_with_both_named(node: VmNode) -> None:
+@pytest.mark.parametrize(("what", "named"), [("emulator", "QEMU"), ("processor", "processor")])
+async def test_memory_of_another_qemu_or_processor_is_refused_with_both_named(
+    node: VmNode, what: str, named: str
+) -> None:
     box = await node.create()
     await node.runtime.pause(box, memory=True)
     layer = node.layer(box)
     found = capture.read(layer)
     assert isinstance(found, Manifest)
     assert found.fit is not None
-    fit = dataclasses.replace(found.fit, emulator="6.2.0 (Other)")
+    fit = dataclasses.replace(found.fit, **{what: "6.2.0 (Other)"})
     capture.write(layer, dataclasses.replace(found, fit=fit))
-    here = found.fit.emulator
-    with pytest.raises(SnapshotUnfit, match=r"QEMU 6\.2\.0 \(Other\)") as refused:
+    here = getattr(found.fit, what)
+    with pytest.raises(SnapshotUnfit, match=rf"{named} 6\.2\.0 \(Other\)") as refused:
         await node.runtime.resume(box.spec, box, memory=True)
-    assert here in refused.value.message
+    assert f"this node has {here}" in refused.value.message
+    assert box.started is None
     capture.write(layer, found)
     await node.runtime.resume(box.spec, box, memory=True)
+
+
+async def test_a_damaged_snapshot_starts_nothing(node: VmNode) -> None:
+    box = await node.create()
+    await run(box, "echo kept > /root/f")
+    snapshot = new_snapshot_id()
+    await node.runtime.snapshot(box.spec, box, snapshot, memory=True)
+    directory = node.settings.volume_dir / "snapshots" / snapshot
+    _command("btrfs", "property", "set", directory, "ro", "false")
+    for name, how in itertools.product((MEMORY, DEVICES, DISK), ("cut off", "changed", "gone")):
+        if (name, how) == (DISK, "changed"):
+            continue  # its content is the file system's to check
+        whole = directory / "whole"
+        _command("cp", "--reflink=always", directory / name, whole)
+        _damage(directory / name, how)
+        spec = node.spec(snapshot)
+        with pytest.raises(SnapshotDamaged, match=name):
+            await node.runtime.create(spec)
+        assert spec.sandbox_id not in await node.runtime.leftovers()
+        whole.replace(directory / name)
+    (directory / capture.MANIFEST).write_text('{"format": 1, "capture": {"template_id"')
+    with pytest.raises(SnapshotDamaged, match="manifest"):
+        await node.runtime.create(node.spec(snapshot))
+    assert await run(box, "cat /root/f") == "kept"
 
 
 async def test_a_snapshot_that_is_not_there_starts_nothing(node: VmNode) -> None:
@@ -134,6 +173,37 @@ async def test_without_room_it_runs_on(node: VmNode, monkeypatch: pytest.MonkeyP
     await node.runtime.resume(box.spec, box, memory=True)
 
 
+async def test_a_volume_that_fills_up_while_it_is_paused(node: VmNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of a pause end where the room does: they are removed, and it runs on."""
+    box = await node.create()
+    await run(box, "dd if=/dev/urandom of=/dev/shm/f bs=65536 count=512")
+    filler = node.settings.volume_dir / "filler"
+    with monkeypatch.context() as patch, filler.open("wb") as file:
+        patch.setattr(Layers, "require_room", lambda self, size: None)  # it was there a moment ago
+        _fill(file.fileno())
+        with pytest.raises(StorageFull):
+            await node.runtime.pause(box, memory=True)
+    filler.unlink()
+    assert await run(box, "wc -c < /dev/shm/f") == str(32 << 20)
+    assert {path.name for path in node.layer(box).iterdir()} == {"disk"}
+    # What a removed file has taken is given back with the next commit.
+    await asyncio.to_thread(_command, "btrfs", "filesystem", "sync", filler.parent)
+    assert await poll_until(lambda: shutil.disk_usage(filler.parent).free > 256 << 20, 60)
+    await node.runtime.pause(box, memory=True)
+    await node.runtime.resume(box.spec, box, memory=True)
+    assert await run(box, "wc -c < /dev/shm/f") == str(32 << 20)
+
+
+def _fill(file: int) -> None:
+    """Take all the room that the file system has."""
+    position = 0
+    for size in (64 << 20, 1 << 20, 4096):
+        with contextlib.suppress(OSError):
+            while True:
+                os.posix_fallocate(file, position, size)
+                position += size
+
+
 async def test_a_template_that_is_gone(node: VmNode) -> None:
     await node.create()
     gone = dataclasses.replace(node.template, template_id="tpl-" + "f" * 24)
@@ -157,6 +227,6 @@ async def test_a_guest_that_does_not_confirm_is_destroyed(node: VmNode, monkeypa
 
 
 async def test_many_at_once_are_all_started(node: VmNode) -> None:
-    made = await asyncio.gather(*(node.create() for _ in range(12)))
-    assert len({one.address for one in made}) == 12
+    made = await asyncio.gather(*(node.create() for _ in range(50)))
+    assert len({one.address for one in made}) == 50
     assert [await run(one, "hostname") for one in made] == [one.sandbox_id for one in made]
