@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/security-tests.md").read_text()
 NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", DOCUMENT)
-FOLDERS = ("security", "integration/master/templates")
+FOLDERS = ("security", "integration/master/templates", "integration/cubelet/runtime/microvm")
 ROWS = [line for line in DOCUMENT.splitlines() if line.startswith("| ") and not line.startswith("| attack |")]
 
 
