@@ -31,17 +31,40 @@ _ATTEMPTS = 64
 
 @contextlib.contextmanager
 def attached(backing: Path, *, read_only: bool = False) -> Iterator[Path]:
-    """Attach ``backing`` to a free loop device for the block; it stays attached afterwards only while mounted.
+    """Attach ``backing`` to a loop device for the block; it stays attached afterwards only while mounted.
+
+    A file to write to that has a device already keeps that one: what was mounted from it may still be so in a mount
+    namespace that nobody knows of, and two file systems on one file destroy it.
 
     Raises ``HostError`` when this machine has no loop devices to give.
     """
-    flags = LO_FLAGS_AUTOCLEAR | (LO_FLAGS_READ_ONLY if read_only else 0)
-    with _opened(backing, os.O_RDONLY if read_only else os.O_RDWR) as fd:
-        device, device_fd = _attach(fd, flags)
+    device, device_fd = (None if read_only else _attached_already(backing)) or _newly_attached(backing, read_only)
     try:
         yield device
     finally:
         os.close(device_fd)
+
+
+def _attached_already(backing: Path) -> tuple[Path, int] | None:
+    """The device that the file has, and a descriptor that keeps it."""
+    wanted = backing.resolve()
+    for entry in Path("/sys/block").glob("loop*"):
+        device = Path("/dev", entry.name)
+        if backing_file(device) == wanted:
+            try:
+                device_fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+            except OSError:  # it has gone meanwhile
+                continue
+            if backing_file(device) == wanted:
+                return device, device_fd
+            os.close(device_fd)
+    return None
+
+
+def _newly_attached(backing: Path, read_only: bool) -> tuple[Path, int]:
+    flags = LO_FLAGS_AUTOCLEAR | (LO_FLAGS_READ_ONLY if read_only else 0)
+    with _opened(backing, os.O_RDONLY if read_only else os.O_RDWR) as fd:
+        return _attach(fd, flags)
 
 
 def _attach(fd: int, flags: int) -> tuple[Path, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -233,6 +234,26 @@ def test_layers_outlive_a_reboot(volume: Volume, settings: Settings) -> None:
     assert (volume.existing("i1").upper / "file").read_text() == "kept"
     with pytest.raises(OSError, match="quota"):
         fill(layer.upper / "big", 64 * MIB)
+
+
+def test_a_volume_that_somebody_still_has_mounted_is_the_same_one(volume: Volume, settings: Settings) -> None:
+    """In a mount namespace of their own, which an unmount does not reach."""
+    layer = volume.layer("kept", owner=0, disk_mb=16)
+    (layer.upper / "before").touch()
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo there; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"there\n"
+        (layer.upper / "before").unlink()
+        (layer.upper / "after").touch()
+        volume.close()
+        again = Volume(settings)
+        again.open()
+        assert os.listdir(again.existing("kept").upper) == ["after"]
+        assert other.stdin is not None
+        other.stdin.close()
+    assert os.listdir(again.existing("kept").upper) == ["after"]
+    again.close()
 
 
 @pytest.mark.parametrize("mounted", [True, False])
