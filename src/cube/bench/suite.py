@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from cube.bench.report import Report
 from cube.bench.stand import Stand
 
 _RIVAL_ROUNDS = 30
+#: Seconds after each, in which what it has ended is taken apart.
+_SETTLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,15 @@ class Part:
     #: The command that runs it alone.
     command: str
     measure: Callable[[Stand, str], Awaitable[Report]]
+
+
+async def run(stand: Stand, base: str, interpreter: str) -> dict[str, Report]:
+    """All of them, on the templates of these names."""
+    reports: dict[str, Report] = {}
+    for part in parts(base, interpreter):
+        reports[part.name] = await part.measure(stand, part.command)
+        await asyncio.sleep(_SETTLE_S)
+    return reports
 
 
 def parts(base: str, interpreter: str) -> tuple[Part, ...]:

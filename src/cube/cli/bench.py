@@ -258,7 +258,7 @@ def all_(as_json: JsonForm = False, markdown: Markdown = False) -> None:
     """
 
     async def measured(stand: Stand) -> dict[str, Report]:
-        return {part.name: await part.measure(stand, part.command) for part in suite.parts("base", _INTERPRETER)}
+        return await suite.run(stand, "base", _INTERPRETER)
 
     reports = _measured(measured, quiet=as_json, as_json=as_json)
     targets = (*TARGETS, *EGRESS_TARGETS)
