@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import httpx
 
@@ -46,6 +47,8 @@ _POOL: Final = 32
 #: Networks that the recovered agent has to have again.
 _KEPT: Final = 50
 _PATIENCE: Final = 60.0
+#: Characters of what an agent said before it ended that are told.
+_LAST_WORDS: Final = 500
 
 
 async def measure(workspace: Path, bars: Bars, count: int, command: str) -> Report:
@@ -203,7 +206,8 @@ async def _recovery(workspace: Path) -> Figure:
                 raise RoundFailed("networks were lost when the agent was killed")
             slowest = max(slowest, time.perf_counter() - begun)
     finally:
-        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
         await process.wait()
     return Figure(round(slowest, 3), "s")
 
@@ -212,16 +216,23 @@ async def _started(settings: Settings) -> asyncio.subprocess.Process:
     """An agent of its own process, that is ready."""
     names = ("instance", "network_cidr", "run_dir", "state_dir", "seat_pool")
     environment = {**os.environ, **{f"CUBE_{name.upper()}": str(getattr(settings, name)) for name in names}}
-    log = asyncio.subprocess.DEVNULL
     line = (sys.executable, "-m", "cube.cli.main", "network-agent")
-    process = await asyncio.create_subprocess_exec(*line, env=environment, stdout=log, stderr=log)
+    with tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(*line, env=environment, stdout=log, stderr=log)
+        await _ready(process, settings, log)
+    return process
+
+
+async def _ready(process: asyncio.subprocess.Process, settings: Settings, log: IO[bytes]) -> None:
     async with asyncio.timeout(_PATIENCE):
         while process.returncode is None:
             with contextlib.suppress(httpx.TransportError):
                 if (await _ask(settings, "GET", "/readyz")).is_success:
-                    return process
+                    return
             await asyncio.sleep(0.02)
-    raise RoundFailed(f"the network agent ended with {process.returncode}")
+    log.seek(0)
+    said = log.read().decode(errors="replace").strip()
+    raise RoundFailed(f"the network agent ended with {process.returncode}: {said[-_LAST_WORDS:]}")
 
 
 async def _post(settings: Settings, path: str, body: object) -> Any:

@@ -240,8 +240,10 @@ class BuildService:
         if kept is None:
             raise NotFound(f"template {build.template_id!r} was deleted")
         build = replace(build, updated_at=self._clock.now())
-        kept.builds[build.build_id] = build
+        if build.status is not BuildStatus.READY:  # at once, so that nobody begins with it a second time
+            kept.builds[build.build_id] = build
         await self._table.put_build(build, tags)
+        kept.builds[build.build_id] = build
         kept.tags.update({tag.tag: tag for tag in tags})
 
     async def _succeed(self, build: Build, result: Snapshot) -> None:
