@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 
 from cube.bench import code, create, density, files, pause, rivals, tti
+from cube.bench.load import unseen
 from cube.bench.report import Report
 from cube.bench.stand import Stand
+from cube.settings import Settings
 
 _RIVAL_ROUNDS = 30
 #: Seconds after each, in which what it has ended is taken apart.
@@ -86,16 +91,35 @@ def parts(base: str, interpreter: str) -> tuple[Part, ...]:
 
 
 async def _network(stand: Stand, line: str) -> Report:
-    from cube.bench import network  # late: it has all of the network agent with it, which other commands need not load
-
-    return await network.measure(stand.workspace, stand.bars, 300, line)
+    return await _apart(_network_here, stand, line)
 
 
 async def _egress(stand: Stand, line: str) -> Report:
+    return await _apart(_egress_here, stand, line)
+
+
+async def _apart(measure: Callable[[Path, Settings, str], Report], stand: Stand, line: str) -> Report:
+    """Measure in a process of its own: network namespaces are entered, in which threads of this one are not."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(process, measure, stand.workspace, stand.settings, line)
+
+
+def _network_here(workspace: Path, settings: Settings, line: str) -> Report:
+    from cube.bench import network  # late: it has all of the network agent with it, which other commands need not load
+
+    return asyncio.run(network.measure(workspace, _no_bars, 300, line))
+
+
+def _egress_here(workspace: Path, settings: Settings, line: str) -> Report:
     from cube.bench.egress import measure as egress  # late, as above
     from cube.bench.egress import mitm
 
     try:
-        return await egress.measure(egress.Options(environment=mitm.home(stand.settings)), stand.bars, line)
+        return asyncio.run(egress.measure(egress.Options(environment=mitm.home(settings)), _no_bars, line))
     except FileNotFoundError as missing:
         return Report("egress", line, absent={"the outbound proxy": str(missing)})
+
+
+def _no_bars(name: str, total: int) -> Callable[[], None]:
+    return unseen
