@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from cube.bench import load, rivals, sandboxes
@@ -43,7 +43,9 @@ async def measure(stand: Stand, options: Options, versus: Sequence[str], command
     try:
         report.samples = await _take_turns(stand, contestants, options)
     finally:
-        await _end_all(stand.client, made)
+        ends = [partial(stand.client.kill, sandbox) for sandbox in made]
+        failed = await load.each(ends, concurrency=_ENDED_AT_ONCE)
+    report.samples["cube"].errors += failed
     for name, samples in report.samples.items():
         report.figures[f"{name}, sandboxes"] = rate(samples)
     report.figures |= _ratios(report)
@@ -55,18 +57,6 @@ def _own(client: Client, options: Options, made: list[Handle]) -> Round:
         return sandboxes.create_alone(client, options.template, made)
     own = sandboxes.create_and_exec if options.with_exec else sandboxes.create
     return own(client, options.template)
-
-
-async def _end_all(client: Client, made: list[Handle]) -> None:
-    left = iter(made)
-
-    async def worker() -> None:
-        for sandbox in left:
-            await client.kill(sandbox)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(_ENDED_AT_ONCE):
-            group.create_task(worker())
 
 
 async def _rivals(stand: Stand, names: Sequence[str], image: Path, report: Report) -> dict[str, Round]:

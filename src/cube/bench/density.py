@@ -109,14 +109,7 @@ class Population:
 
     async def _each(self, jobs: Sequence[Callable[[], Awaitable[None]]], progress: Callable[[], None]) -> None:
         """Do all, some at a time; failures are kept."""
-        left = iter(jobs)
-
-        async def once() -> dict[str, float]:
-            await next(left)()
-            return {}
-
-        done = await load.run(once, count=len(jobs), concurrency=_CONCURRENCY, warmup=0, progress=progress)
-        self._samples.errors += done.errors
+        self._samples.errors += await load.each(jobs, concurrency=_CONCURRENCY, progress=progress)
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 #: One round of a benchmark: does the work and returns durations in seconds by mark, e.g. ``{"create": 0.01}``.
@@ -59,6 +59,19 @@ async def run(
     await _rounds(once, samples, count, concurrency, progress)
     samples.elapsed = time.perf_counter() - begun
     return samples
+
+
+async def each(
+    jobs: Sequence[Callable[[], Awaitable[None]]], *, concurrency: int, progress: Callable[[], None] = unseen
+) -> list[str]:
+    """Do every job once, ``concurrency`` at a time; returns what went wrong with those that failed."""
+    left = iter(jobs)
+
+    async def once() -> dict[str, float]:
+        await next(left)()
+        return {}
+
+    return (await run(once, count=len(jobs), concurrency=concurrency, warmup=0, progress=progress)).errors
 
 
 async def _rounds(once: Round, samples: Samples, count: int, concurrency: int, progress: Callable[[], None]) -> None:

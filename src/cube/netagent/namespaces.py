@@ -74,9 +74,11 @@ def inside(namespace: int, home: int) -> Iterator[None]:
         _enter(home)
 
 
-def write_sysctl(path: str, value: str) -> None:
-    """Set ``/proc/sys/<path>`` of the calling thread's namespace; ``FileNotFoundError`` when there is no such knob."""
-    handle = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
+def write_sysctl(path: str, value: str, *, proc: int | None = None) -> None:
+    """Set ``/proc/sys/<path>`` of the calling thread's namespace, through the procfs whose root ``proc`` is if one is
+    given; ``FileNotFoundError`` when there is no such knob."""
+    knob = f"/proc/sys/{path}" if proc is None else f"sys/{path}"
+    handle = os.open(knob, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
     try:
         os.write(handle, value.encode())
     finally:

@@ -11,6 +11,8 @@ import ctypes
 import os
 from typing import Final
 
+from cube.netagent.namespaces import write_sysctl
+
 #: Namespaces until another instance is made, which takes as long as the writes of two or three namespaces.
 _RENEWAL: Final = 32
 
@@ -45,11 +47,7 @@ class Sysctls:
 
     def write(self, path: str, value: str) -> None:
         """Set ``/proc/sys/<path>``; ``FileNotFoundError`` when there is no such knob."""
-        handle = os.open(f"sys/{path}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._root)
-        try:
-            os.write(handle, value.encode())
-        finally:
-            os.close(handle)
+        write_sysctl(path, value, proc=self._root)
 
     def close_ipv6(self, scope: str) -> None:
         """Switch IPv6 off for an interface, or for ``all`` that there are and will be in the namespace; nothing to do
