@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.egress.internet import sites
+from support.egress.sites import Internet
 from support.images import builtin_templates
+from support.machine import machine
 from support.service import Service
 
 
@@ -36,3 +40,17 @@ def own_service(templates: Path, tmp_path: Path) -> Iterator[Service]:
         yield service
     finally:
         service.close()
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """Directory of the tests of egress rules."""
+    with tempfile.TemporaryDirectory(prefix="egress-e2e-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def internet(directory: Path) -> Iterator[Internet]:
+    """Sites beyond the machine that this process enters: its file must be marked ``own_process``."""
+    with machine() as beyond, sites(beyond, directory) as internet:
+        yield internet

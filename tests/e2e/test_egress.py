@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,28 +21,15 @@ from e2b import Sandbox
 
 from cube.egress.audit.log import read
 from support.egress.asking import SECRET, created, fetch, rule, run, seen_at
-from support.egress.internet import SETTINGS, sites, trust
+from support.egress.internet import SETTINGS, trust
 from support.egress.sites import Internet
 from support.images import CACHE
-from support.machine import machine
 from support.service import Service
 
 pytestmark = [pytest.mark.root, pytest.mark.own_process]
 
 #: See :class:`support.service.Service`.
 _PART = 8
-
-
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="egress-e2e-") as name:
-        yield Path(name)
-
-
-@pytest.fixture(scope="module")
-def internet(directory: Path) -> Iterator[Internet]:
-    with machine() as beyond, sites(beyond, directory) as internet:
-        yield internet
 
 
 @pytest.fixture(scope="module")

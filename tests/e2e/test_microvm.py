@@ -26,9 +26,7 @@ _UNLIKE = {"allow_internet_access": False}
 def make_service(directory: Path, part: int) -> Service:
     """Not started; what takes long to make is kept between runs."""
     state = directory / "state"
-    state.mkdir(parents=True)
-    keep_between_runs(state)
-    templates = (state / "templates").resolve()
+    templates = keep_between_runs(state)
     builtin_templates(templates)
     return Service(directory, templates, part, more=_MORE)
 

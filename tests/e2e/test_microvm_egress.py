@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.egress.asking import SECRET, created, fetch, rule, run, seen_at
-from support.egress.internet import SETTINGS, sites, trust
+from support.egress.internet import SETTINGS, trust
 from support.egress.sites import Internet
 from support.images import CACHE, builtin_templates
-from support.machine import machine
 from support.network import bad_sums
 from support.service import Service
 from support.vm_node import keep_between_runs
@@ -26,23 +24,9 @@ _SIZE = 100_000_000
 
 
 @pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="egress-e2e-") as name:
-        yield Path(name)
-
-
-@pytest.fixture(scope="module")
-def internet(directory: Path) -> Iterator[Internet]:
-    with machine() as beyond, sites(beyond, directory) as internet:
-        yield internet
-
-
-@pytest.fixture(scope="module")
 def service(internet: Internet, directory: Path) -> Iterator[Service]:
     state = directory / "service" / "state"
-    state.mkdir(parents=True)
-    keep_between_runs(state)
-    templates = (state / "templates").resolve()
+    templates = keep_between_runs(state)
     builtin_templates(templates)
     # The authority that the templates were built with.
     shutil.copytree(CACHE / "ca", state / "ca")

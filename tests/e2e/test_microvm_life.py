@@ -23,9 +23,7 @@ _MORE = {"CUBE_RUNTIME": "microvm", "CUBE_WARM_POOL": "0", "CUBE_WARM_POOL_MAX":
 def service(tmp_path: Path) -> Iterator[Service]:
     """Not started; what takes long to make is kept between runs."""
     state = tmp_path / "own" / "state"
-    state.mkdir(parents=True)
-    keep_between_runs(state)
-    templates = (state / "templates").resolve()
+    templates = keep_between_runs(state)
     if not any("minimal" in path.read_text() for path in templates.glob("*/template.json")):
         build_test_template(state / "templates")
     service = Service(tmp_path / "own", templates, _PART, more=_MORE)

@@ -31,16 +31,19 @@ SHELL = "/bin/sh"
 _EMULATED = Verdict(False, "the tests do not ask")
 
 
-def keep_between_runs(state: Path) -> None:
-    """Have a state directory use what earlier runs have made: it takes longer than the tests.
+def keep_between_runs(state: Path) -> Path:
+    """Have a state directory, made if need be, use what earlier runs have made: it takes longer than the tests. Returns
+    where templates are.
 
     Captures have their ingredients in their names, so those of another checkout are not mistaken for ours.
     """
     made_by = hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()[:12]
     kept = CACHE / "microvm" / made_by
+    state.mkdir(parents=True, exist_ok=True)
     for name in ("templates", "boot", "vm"):
         (kept / name).mkdir(parents=True, exist_ok=True)
         (state / name).symlink_to(kept / name)
+    return kept / "templates"
 
 
 @dataclass
@@ -92,7 +95,6 @@ def _runtime(settings: Settings, store: ImageStore) -> MicroVMRuntime:
 async def vm_node(directory: Path, **changes: object) -> AsyncIterator[VmNode]:
     """Started; everything is taken away at the end, and that nothing is left of it is checked."""
     state = directory / "state"
-    state.mkdir()
     keep_between_runs(state)
     settings = Settings(
         instance=slots.instance(PART),
