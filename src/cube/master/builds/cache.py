@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -29,6 +32,9 @@ class LayerCache:
         self._most = most
         #: The one that was not used for longest comes first.
         self._layers: dict[str, Layer] = {}
+        #: How many builds start from a snapshot, and those that are to be removed after the last.
+        self._users: Counter[str] = Counter()
+        self._leaving: dict[str, Layer] = {}
 
     async def load(self) -> set[str]:
         """Read the records; returns ids of the snapshots that should exist."""
@@ -49,6 +55,19 @@ class LayerCache:
             self._layers[key] = layer
             log_failure(self._table.touch_layer(key, self._clock.now()))
         return layer
+
+    @asynccontextmanager
+    async def in_use(self, layer: Layer) -> AsyncIterator[None]:
+        """A block in which the layer stays on the node, whoever makes it anew or needs its place meanwhile."""
+        self._users[layer.snapshot_id] += 1
+        try:
+            yield
+        finally:
+            self._users[layer.snapshot_id] -= 1
+            if self._users[layer.snapshot_id] == 0:
+                del self._users[layer.snapshot_id]
+                if (leaving := self._leaving.pop(layer.snapshot_id, None)) is not None:
+                    await asyncio.shield(self._remove(leaving))
 
     async def keep(self, key: str, sandbox_id: str, surroundings: Surroundings) -> None:
         """Capture a sandbox as the layer with this key, instead of an earlier one.
@@ -74,6 +93,9 @@ class LayerCache:
 
     async def _remove(self, layer: Layer) -> None:
         """What cannot be removed now is by the next start."""
+        if layer.snapshot_id in self._users:
+            self._leaving[layer.snapshot_id] = layer
+            return
         try:
             await self._node.delete_snapshot(layer.snapshot_id)
         except CubeError as error:

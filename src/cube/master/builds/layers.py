@@ -13,7 +13,7 @@ from cube.master.builds.surroundings import Surroundings
 from cube.model.builds import Recipe, Step
 
 #: Raise it when a step comes to do something else.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

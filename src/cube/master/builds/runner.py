@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import structlog
@@ -81,13 +81,14 @@ class Runner:
         return await _Work(self, build, recipe, base, lines).done()
 
     @asynccontextmanager
-    async def sandbox(self, spec: SandboxSpec) -> AsyncIterator[None]:
-        """A sandbox for the time of a block."""
-        try:
-            await self._node.create(spec)
-            yield
-        finally:
-            await asyncio.shield(self._node.destroy(spec.sandbox_id))
+    async def sandbox(self, spec: SandboxSpec, layer: Layer | None) -> AsyncIterator[None]:
+        """A sandbox for the time of a block, made of that layer."""
+        async with nullcontext() if layer is None else self._cache.in_use(layer):
+            try:
+                await self._node.create(spec)
+                yield
+            finally:
+                await asyncio.shield(self._node.destroy(spec.sandbox_id))
 
     @property
     def node(self) -> NodeAgent:
@@ -140,7 +141,7 @@ class _Work:
             layer = await self._prepared(count, own, layer)
             count = own
         spec = self._spec(layer)
-        async with self._runner.sandbox(spec):
+        async with self._runner.sandbox(spec, layer):
             workshop = await self._workshop(spec)
             for number in range(count, len(self._steps)):
                 await self._step(number, workshop, spec.sandbox_id)
@@ -154,19 +155,25 @@ class _Work:
                 raise
         return snapshot
 
-    async def _prepared(self, count: int, own: int, layer: Layer | None) -> Layer | None:
-        """Carry out what comes before the client's steps, by itself: who may use ``sudo`` is settled at a start."""
+    async def _prepared(self, count: int, own: int, layer: Layer | None) -> Layer:
+        """Carry out what comes before the client's steps, by itself: who may use ``sudo`` is settled at a start.
+
+        The last layer is kept once that is known: another build may start from it at any moment.
+        """
         spec = self._spec(layer)
-        async with self._runner.sandbox(spec):
+        async with self._runner.sandbox(spec, layer):
             workshop = await self._workshop(spec)
             for number in range(count, own):
-                await self._step(number, workshop, spec.sandbox_id)
+                await self._step(number, workshop, spec.sandbox_id, keep=number < own - 1)
             uid = await workshop.answer("id -u", self._surroundings)
             if not uid.isdecimal() or len(uid) > _DIGITS:
                 raise StepFailed("the image does not tell the number of its user")
             self._surroundings = replace(self._surroundings, sudo_users=(uid,))
             await self._runner.cache.keep(self._keys[own - 1], spec.sandbox_id, self._surroundings)
-        return self._runner.cache.find(self._keys[own - 1])
+        prepared = self._runner.cache.find(self._keys[own - 1])
+        if prepared is None:
+            raise StepFailed("other builds took the place of this one's first step: build it again")
+        return prepared
 
     async def _workshop(self, spec: SandboxSpec) -> Workshop:
         sandbox = await self._runner.node.get(spec.sandbox_id)
@@ -184,11 +191,11 @@ class _Work:
             return count, layer
         return 0, None
 
-    async def _step(self, number: int, workshop: Workshop, sandbox_id: str) -> None:
+    async def _step(self, number: int, workshop: Workshop, sandbox_id: str, *, keep: bool = True) -> None:
         self._announce(number)
         step = self._steps[number]
         self._surroundings = await carry_out(workshop, step, self._surroundings, self._runner.uploads)
-        if step.kind is not StepKind.ENV:
+        if keep and step.kind is not StepKind.ENV:
             await self._runner.cache.keep(self._keys[number], sandbox_id, self._surroundings)
 
     def _announce(self, number: int, word: str = "") -> None:
