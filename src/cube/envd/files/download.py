@@ -61,7 +61,7 @@ class _Download:
 
     async def _send_unsized(self) -> None:
         """An empty file, or one of the kernel's (/proc) that hides its size; of those, no more than a chunk."""
-        content = await _read_to_limit(self._file)
+        content = await _read_to_limit(self._file, CHUNK)
         headers = self._describe()
         await respond(self._send, 200, b"" if self._head else content, headers)
 
@@ -74,8 +74,18 @@ class _Download:
             return
         if span is None and not header(self._scope, b"range") and wants_gzip(header(self._scope, b"accept-encoding")):
             await self._send_compressed()
+        elif span is None and self._entry.size <= CHUNK and not self._head:
+            await self._send_at_once()
         else:
             await self._send_plain(span)
+
+    async def _send_at_once(self) -> None:
+        """A short file is read before its length is told: whoever writes it anew begins with cutting it off."""
+        content = await _read_to_limit(self._file, self._entry.size)
+        headers = [*self._describe(), (b"accept-ranges", b"bytes")]
+        if len(content) == self._entry.size:
+            headers += _validators(self._entry)
+        await respond(self._send, 200, content, headers)
 
     async def _send_plain(self, span: Span | None) -> None:
         headers = [*self._describe(), *_validators(self._entry), (b"accept-ranges", b"bytes")]
@@ -88,7 +98,7 @@ class _Download:
 
     async def _send_compressed(self) -> None:
         await self._begin(200, [*self._describe(), (b"content-encoding", b"gzip")])
-        await self._stream(_compressed(_pieces(self._file, Span(0, self._entry.size))))
+        await self._stream(_compressed(_pieces(self._file, Span(0, self._entry.size), exact=False)))
 
     async def _begin(self, status: int, headers: Headers) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -139,15 +149,20 @@ async def _watched(receive: Receive) -> AsyncIterator[Connection]:
         await asyncio.wait([task])
 
 
-async def _pieces(file: GuestFile, span: Span) -> AsyncIterator[bytes]:
-    """The bytes of a span; the next piece is read while one is sent."""
+async def _pieces(file: GuestFile, span: Span, *, exact: bool = True) -> AsyncIterator[bytes]:
+    """The bytes of a span; the next piece is read while one is sent.
+
+    Raises ``HostError`` when the file has become shorter, if the length must be ``exact`` because it was told before.
+    """
     position = span.start
     ahead = file.read_at(min(CHUNK, span.stop - position), position)
     try:
         while position < span.stop:
             piece = await asyncio.shield(ahead)
-            if not piece:
+            if not piece and exact:
                 raise HostError("the file became shorter while it was sent")
+            if not piece:
+                return
             position += len(piece)
             if position < span.stop:
                 ahead = file.read_at(min(CHUNK, span.stop - position), position)
@@ -166,8 +181,8 @@ async def _compressed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield deflater.finish()
 
 
-async def _read_to_limit(file: GuestFile) -> bytes:
+async def _read_to_limit(file: GuestFile, limit: int) -> bytes:
     content = bytearray()
-    while len(content) < CHUNK and (piece := await file.read_at(CHUNK - len(content), len(content))):
+    while len(content) < limit and (piece := await file.read_at(limit - len(content), len(content))):
         content += piece
     return bytes(content)
