@@ -30,6 +30,10 @@ class Bulk(Protocol):
         never taken for a request, and the proxy, which still sends it, hears the answer."""
         ...
 
+    def align(self, position: int) -> None:
+        """See :func:`align`."""
+        ...
+
 
 def pieces(scope: Scope, receive: Receive) -> AsyncGenerator[bytes | bytearray]:
     """The request body, in bulk where the server offers that. Close it before the request is answered.
@@ -38,6 +42,17 @@ def pieces(scope: Scope, receive: Receive) -> AsyncGenerator[bytes | bytearray]:
     """
     offer = scope.get("extensions", {}).get(EXTENSION)
     return body_chunks(receive) if offer is None else cast(Bulk, offer).pieces()
+
+
+def align(scope: Scope, position: int) -> None:
+    """Let pieces end whole pieces after this byte of the body.
+
+    A file that begins there is written in whole pages then: a page that two writes share is waited for, while the disk
+    has it, and costs twice.
+    """
+    offer = scope.get("extensions", {}).get(EXTENSION)
+    if offer is not None:
+        cast(Bulk, offer).align(position)
 
 
 class BulkServer(HttpToolsProtocol):
@@ -59,6 +74,11 @@ class BulkServer(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._parsed += len(body)
         super().on_body(body)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body, 0 when that is not known beforehand."""
+        return self._length
 
     @property
     def unparsed(self) -> int:
@@ -95,6 +115,11 @@ class _Taken:
 
     def __init__(self, server: BulkServer) -> None:
         self._server = server
+        self._origin = 0
+
+    def align(self, position: int) -> None:
+        """See :class:`Bulk`."""
+        self._origin = position
 
     async def pieces(self) -> AsyncGenerator[bytes | bytearray]:
         """See :class:`Bulk`."""
@@ -104,10 +129,9 @@ class _Taken:
         try:
             if begun:
                 yield begun
-            size = PIECE - len(begun) % PIECE
             while reader.left:
-                yield await reader.next(size)
-                size = PIECE
+                position = server.length - reader.left
+                yield await reader.next(PIECE - (position - self._origin) % PIECE)
         finally:
             reader.finish()
 

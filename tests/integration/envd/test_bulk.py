@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import pytest
 
 from cube.cubelet.cgroups.events import poll_until
 from cube.envd.bulk import PIECE
+from cube.envd.files.descriptor import DescriptorFile
+from cube.envd.guest import Buffer
 from support.envd_server import TOKEN, EnvdServer
 from support.local_guest import LocalGuest
 
@@ -63,6 +66,28 @@ def test_what_was_sent_is_in_the_file(server: EnvdServer, tmp_path: Path, kind: 
         assert answer(connection)[0] == 200
         assert answer(connection)[0] == 204
     assert (tmp_path / "file").read_bytes() == (data if kind == RAW else data.replace(b"\r\n--b", b"\r\n--c"))
+
+
+@pytest.mark.parametrize("kind", [RAW, FORM], ids=["raw", "form"])
+def test_a_file_is_written_in_whole_pages(
+    server: EnvdServer, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever in the body it begins."""
+    ends: list[int] = []
+
+    def write(file: DescriptorFile, data: Buffer) -> asyncio.Future[None]:
+        ends.append((ends[-1] if ends else 0) + len(data))
+        return plain(file, data)
+
+    plain = DescriptorFile.write
+    monkeypatch.setattr(DescriptorFile, "write", write)
+    data = b"x" * (5 * PIECE + 17)
+    body = data if kind == RAW else form(data)
+    with connected(server) as connection:
+        connection.sendall(head(tmp_path / "file", len(body), kind) + body)
+        assert answer(connection)[0] == 200
+    assert ends.pop() == len(data)
+    assert ends == [PIECE * number for number in range(1, 6)]
 
 
 def test_a_client_that_sends_little_at_a_time(server: EnvdServer, tmp_path: Path) -> None:

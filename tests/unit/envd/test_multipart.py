@@ -57,6 +57,22 @@ def test_any_content_in_any_pieces(files: list[bytes], cuts: list[int]) -> None:
     assert parse(encode(parts), cuts) == parts
 
 
+@given(strategies.lists(contents, max_size=5), strategies.integers(1, 100))
+def test_it_is_known_where_in_the_body_a_part_begins(files: list[bytes], step: int) -> None:
+    body = encode([("file", f"/{number}", content) for number, content in enumerate(files)])
+    parser = MultipartParser("b0")
+    begun = [
+        parser.position
+        for start in range(0, len(body), step)
+        for event in parser.feed(body[start : start + step])
+        if isinstance(event, PartBegin)
+    ]
+    assert [body[position - 4 : position] for position in begun] == [b"\r\n\r\n"] * len(files)
+    assert [body[position:].startswith(content) for position, content in zip(begun, files, strict=True)] == [
+        True
+    ] * len(files)
+
+
 @given(strategies.binary(max_size=300), strategies.lists(strategies.integers(0, 500), max_size=8))
 def test_garbage_is_refused_or_parsed_but_never_crashes(body: bytes, cuts: list[int]) -> None:
     with pytest.raises(InvalidInput):

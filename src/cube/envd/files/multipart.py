@@ -65,11 +65,18 @@ class MultipartParser:
         self._delimiter = b"\r\n--" + boundary.encode()
         # The first boundary may stand at the very start; with this line end it looks like all the others.
         self._buffer = bytearray(b"\r\n")
+        self._fed = 0
         self._state = _State.PREAMBLE
         self._parts = 0
 
+    @property
+    def position(self) -> int:
+        """How many bytes of the body the events so far have told of."""
+        return self._fed - len(self._buffer)
+
     def feed(self, data: bytes | bytearray) -> Iterator[Event]:
         """What the next bytes of the body say."""
+        self._fed += len(data)
         if self._state is _State.CONTENT and not self._buffer and self._delimiter not in data:
             yield from self._content_alone(data)
             return

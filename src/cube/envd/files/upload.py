@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from cube.envd.asgi import Receive, Scope, header
-from cube.envd.bulk import pieces
+from cube.envd.bulk import align, pieces
 from cube.envd.files.blocking import submit
 from cube.envd.files.encoding import Inflater
 from cube.envd.files.metadata import metadata_headers
@@ -31,7 +31,7 @@ async def receive_files(scope: Scope, receive: Receive, guest: Guest, path: str,
         content = _decoded(scope, body)
         if kind == "multipart/form-data":
             parser = MultipartParser(parameters.get("boundary", ""))
-            return await _MultipartUpload(guest, path, user, metadata).run(_events(parser, content))
+            return await _MultipartUpload(guest, path, user, metadata).run(_events(scope, parser, content))
         if kind == "application/octet-stream":
             return [await _write_raw(content, guest, path, user, metadata)]
     raise InvalidInput("the Content-Type must be multipart/form-data or application/octet-stream")
@@ -49,9 +49,14 @@ async def _write_raw(
     return written(writer.entry, metadata)
 
 
-async def _events(parser: MultipartParser, content: AsyncIterator[bytes | bytearray]) -> AsyncIterator[Event]:
+async def _events(
+    scope: Scope, parser: MultipartParser, content: AsyncIterator[bytes | bytearray]
+) -> AsyncIterator[Event]:
     async for chunk in content:
         for event in parser.feed(chunk):
+            if isinstance(event, PartBegin):
+                # Where the body is compressed, this is some other place of it, which does no harm.
+                align(scope, parser.position)
             yield event
     parser.finish()
 
