@@ -15,7 +15,7 @@ from protobuf import Oneof
 from cube.envd.call import Call, current_call
 from cube.envd.errors import ProcessNotFound, UnknownUser, connect_errors
 from cube.envd.guest import SpawnRequest, TerminalSize
-from cube.envd.process import survivors
+from cube.envd.process import shells, survivors
 from cube.envd.process.events import data_event, end_event, keepalive_event, start_event
 from cube.envd.process.managed import ManagedProcess, ProcessSpec
 from cube.envd.process.processes import ProcessTable, table_of
@@ -132,7 +132,7 @@ async def _start(request: pb.StartRequest, call: Call) -> ManagedProcess:
     table = table_of(call.sandbox)
     table.check_room()
     try:
-        guest = await call.sandbox.guest.spawn(_spawn_request(spec, call.sandbox, call.user))
+        guest = await shells.spawn(call.sandbox.guest, _spawn_request(spec, call.sandbox, call.user))
     except Unauthenticated as error:
         raise UnknownUser(call.user) from error
     except NotFound as error:

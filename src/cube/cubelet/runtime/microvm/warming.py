@@ -14,6 +14,7 @@ import structlog
 
 from cube.cubelet.runtime.microvm.guest import MicroVMGuest
 from cube.cubelet.runtime.microvm.identity import Identity
+from cube.cubelet.start_command import shell_of
 from cube.envd.guest import SpawnRequest
 from cube.envd.interpreter import handover, prewarm
 from cube.envd.interpreter.contexts import interpreter_of
@@ -29,7 +30,7 @@ _NOBODY: Final = Identity(1, "template", "0" * 32, None, "", reset_connections=F
 #: Seconds that each step gets; loading an interpreter takes 10 to 20 under emulation.
 _PATIENCE: Final = 120.0
 #: What clients' ``commands.run`` starts.
-_SHELL: Final = ("/bin/bash", "-l", "-c", "echo")
+_COMMAND: Final = ("-l", "-c", "echo")
 
 
 async def warm(guest: MicroVMGuest, template: Template) -> Mapping[str, Any] | None:
@@ -79,7 +80,8 @@ async def _tried(what: str, template: Template, step: Awaitable[None]) -> bool:
 
 
 async def _first_command(sandbox: EnvdSandbox) -> None:
-    request = SpawnRequest(_SHELL, sandbox.default_user, sandbox.default_workdir, dict(sandbox.env_vars))
+    shell = await shell_of(sandbox)
+    request = SpawnRequest((shell, *_COMMAND), sandbox.default_user, sandbox.default_workdir, dict(sandbox.env_vars))
     process = await sandbox.guest.spawn(request)
     try:
         await process.wait()
