@@ -46,15 +46,21 @@ class CgroupManager:
             else:
                 self._prepare_old(hierarchy)
 
+    def group(self, name: str) -> Cgroup:
+        """The cgroup of that name, whether it is there or not. ``ValueError`` for a bad name."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of a cgroup")
+        return Cgroup(self._host, self._instance, name)
+
     def create(self, name: str) -> Cgroup:
         """A new cgroup without limits. ``ValueError`` for a bad name, ``HostError`` when the kernel refuses."""
-        group = self._group(name)
+        group = self.group(name)
         group.make()
         return group
 
     def adopt(self, name: str) -> Cgroup:
         """The cgroup that an earlier run of the service made. ``NotFound`` when it is gone."""
-        group = self._group(name)
+        group = self.group(name)
         group.require()
         return group
 
@@ -64,7 +70,7 @@ class CgroupManager:
 
     async def destroy(self, name: str) -> None:
         """Kill what is in a cgroup and remove it, known or left over; succeeds when there is none."""
-        group = self._group(name)
+        group = self.group(name)
         await group.kill()
         await group.remove()
 
@@ -87,11 +93,6 @@ class CgroupManager:
 
     def _parent(self, hierarchy: Hierarchy) -> Path:
         return hierarchy.base / self._instance
-
-    def _group(self, name: str) -> Cgroup:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot be the name of a cgroup")
-        return Cgroup(self._host, self._instance, name)
 
     def _prepare_new(self, hierarchy: Hierarchy) -> None:
         if hierarchy.controllers:

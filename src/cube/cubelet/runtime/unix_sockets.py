@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 _WAITING = 8
+#: Bytes of a path that the kernel takes.
+_LONGEST = 107
 
 
 def listen(directory: Path | str, name: str, kind: socket.SocketKind) -> socket.socket:
@@ -16,11 +19,15 @@ def listen(directory: Path | str, name: str, kind: socket.SocketKind) -> socket.
     listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     try:
         with _address(directory, name) as address:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(address)
             # Before the name exists, so that there is no moment with more rights.
             os.fchmod(listener.fileno(), 0o600)
-            listener.bind(address)
+            try:
+                listener.bind(address)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                os.unlink(address)
+                listener.bind(address)
         listener.listen(_WAITING)
     except BaseException:
         listener.close()
@@ -42,6 +49,10 @@ def connect(directory: Path | str, name: str, kind: socket.SocketKind) -> socket
 
 @contextlib.contextmanager
 def _address(directory: Path | str, name: str) -> Iterator[str]:
+    path = f"{directory}/{name}"
+    if len(os.fsencode(path)) <= _LONGEST:
+        yield path
+        return
     handle = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{handle}/{name}"

@@ -13,6 +13,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.launcher import Launched, Launcher, discard
 from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, JoinCgroup, NewCgroupNamespace, Step
+from cube.cubelet.runtime.container.uninterrupted import settled
 from cube.cubelet.storage.subvolumes import storage_error
 from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError
@@ -110,8 +112,7 @@ class SeatPool:
         self._volume = volume
         self._launcher = launcher
         self._ready: deque[Seat] = deque()
-        #: The manager of cgroups is used by one thread at a time.
-        self._one_at_a_time = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seats")
         self._lull = Lull(_QUIET_S)
         self._keeper: asyncio.Task[None] | None = None
         self._left: deque[Seat] = deque()
@@ -185,6 +186,9 @@ class SeatPool:
         await self._take_all_apart()
         while len(self._ready) < self.target:
             self._ready.append(await self._make())
+            # Under load the pool is never full: the links of used seats come back all the same.
+            if len(self._left) >= _FEW:
+                await self._take_all_apart()
 
     async def _take_all_apart(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -193,29 +197,29 @@ class SeatPool:
 
     async def _make(self) -> Seat:
         link = await self._links.acquire()
+        seat = Seat(link, self._cgroups.group(str(link.index)), None, self._base(link.index), None)
         try:
-            cgroup = await self._make_cgroup(str(link.index))
-            try:
-                return await self._furnish(link, cgroup)
-            except BaseException:
-                await asyncio.shield(_clear(cgroup))
-                raise
+            await self._furnish(seat)
         except BaseException:
-            self._links.release(link)
-            raise
-
-    async def _furnish(self, link: Link, cgroup: Cgroup) -> Seat:
-        base = self._base(link.index)
-        seat = Seat(link, cgroup, await self._launcher.userns(base, ID_RANGE), base, None)
-        try:
-            await asyncio.to_thread(self._make_layer, seat)
-            with ExitStack() as borrowed:
-                places = [*into_cgroup(cgroup, borrowed), EnterNet(link.namespace), NewCgroupNamespace()]
-                seat.parked = await self._launcher.park([*places, *rootfs.ahead(self._stage, base)])
-        except BaseException:
-            await asyncio.shield(self._strip(seat))
+            await asyncio.shield(self._take_apart(seat))
             raise
         return seat
+
+    async def _furnish(self, seat: Seat) -> None:
+        with ExitStack() as borrowed:
+            work = asyncio.get_running_loop().run_in_executor(self._thread, self._lay_out, seat, borrowed)
+            places = await settled(work)
+            seat.user_namespace = await self._launcher.userns(seat.id_base, ID_RANGE)
+            places += [EnterNet(seat.link.namespace), NewCgroupNamespace()]
+            seat.parked = await self._launcher.park([*places, *rootfs.ahead(self._stage, seat.id_base)])
+
+    def _lay_out(self, seat: Seat, borrowed: ExitStack) -> list[Step]:
+        """All that waits for a disk or for locks of the kernel, in one visit to the thread. The cgroup gets the usual
+        limits: when the sandbox comes, only what it has otherwise is written."""
+        self._make_layer(seat)
+        seat.cgroup.make()
+        seat.cgroup.limit(Resources())
+        return [*into_cgroup(seat.cgroup, borrowed)]
 
     def _make_layer(self, seat: Seat) -> None:
         self._volume.remove(seat.layer_name)  # nobody's, should its removal have failed once
@@ -236,19 +240,10 @@ class SeatPool:
         if seat.parked is not None:
             await discard(seat.parked)
 
-    async def _make_cgroup(self, name: str) -> Cgroup:
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(self._limited_cgroup, name)
-
-    def _limited_cgroup(self, name: str) -> Cgroup:
-        """A cgroup with the usual limits: when the sandbox comes, only what it has otherwise is written."""
-        cgroup = self._cgroups.create(name)
-        cgroup.limit(Resources())
-        return cgroup
-
     async def _take_apart(self, seat: Seat) -> None:
         try:
-            await _clear(seat.cgroup)
+            await seat.cgroup.kill()
+            await seat.cgroup.remove()
         except CubeError as error:
             # The link is not used again, for somebody may still be at its other end.
             log.warning("seat.stuck", seat=seat.index, reason=error.message)
@@ -260,11 +255,6 @@ class SeatPool:
 
     def _base(self, index: int) -> int:
         return self._id_base + index * ID_RANGE
-
-
-async def _clear(cgroup: Cgroup) -> None:
-    await cgroup.kill()
-    await cgroup.remove()
 
 
 def into_cgroup(cgroup: Cgroup, borrowed: ExitStack) -> Iterator[Step]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.runtime.container import rootfs
 from cube.model.errors import HostError, StorageFull
 from support.container_node import ContainerNode, container_node, sh
@@ -70,3 +72,49 @@ async def test_a_seat_that_finds_no_room_for_its_files_is_refused_in_words(node:
             await asyncio.to_thread(node.runtime._seats._make_layer, seat)
     node.runtime._seats.leave(seat)
     assert await sh(await node.runtime.create(node.spec()), "echo on") == "on"
+
+
+@pytest.mark.parametrize("step", ["layer", "cgroup", "userns", "park"])
+@pytest.mark.parametrize("cancelled", [False, True], ids=["refused", "cancelled"])
+async def test_a_seat_that_is_not_finished_leaves_nothing(node: ContainerNode, step: str, *, cancelled: bool) -> None:
+    seats = node.runtime._seats
+    assert seats._keeper is not None
+    seats._keeper.cancel()  # it would make seats of its own meanwhile
+    await asyncio.wait([seats._keeper])
+    there = _places(node)
+    reached = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def refuse_in_thread(*_: object) -> None:
+        loop.call_soon_threadsafe(reached.set)
+        if not cancelled:
+            raise HostError("not today")
+        time.sleep(0.05)  # the work of a thread goes on
+
+    async def refuse(*_: object) -> None:
+        reached.set()
+        if not cancelled:
+            raise HostError("not today")
+        await asyncio.Event().wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        match step:
+            case "layer":
+                patch.setattr(rootfs, "write_place", refuse_in_thread)
+            case "cgroup":
+                patch.setattr(Cgroup, "limit", refuse_in_thread)
+            case "userns" | "park":
+                patch.setattr(seats._launcher, step, refuse)
+        making = asyncio.create_task(seats._make())
+        await asyncio.wait_for(reached.wait(), 60)
+        if cancelled:
+            making.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else HostError):
+            await making
+        assert _places(node) == there
+    assert await sh(await node.runtime.create(node.spec()), "echo on") == "on"
+
+
+def _places(node: ContainerNode) -> tuple[set[str], set[str], int]:
+    """The layers, the cgroups and the number of links that are somebody's."""
+    return set(node.runtime._volume.names()), node.runtime._cgroups.names(), len(node.runtime._links._held)
