@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from e2b import Sandbox
+from e2b import AsyncSandbox, Sandbox
 from e2b_code_interpreter import Sandbox as CodeSandbox
 
 from support.images import builtin_templates
@@ -173,6 +174,21 @@ while not said:
         said = type(error).__name__
 open("end", "w").write(said)
 """
+
+
+async def test_fifty_creates_at_once_all_answer(service: Service) -> None:
+    """They wait for their turn; nobody's machine is given up for want of time."""
+
+    async def made(number: int) -> AsyncSandbox:
+        metadata = {"number": str(number)}
+        return await AsyncSandbox.create("base", metadata=metadata, timeout=800, request_timeout=600, **service.client)  # type: ignore[arg-type]
+
+    boxes = await asyncio.gather(*(made(number) for number in range(50)))
+    try:
+        answers = await asyncio.gather(*(box.commands.run("hostname", timeout=300) for box in boxes))
+        assert [answer.stdout.strip() for answer in answers] == [box.sandbox_id for box in boxes]
+    finally:
+        await asyncio.gather(*(box.kill(request_timeout=300) for box in boxes))
 
 
 def test_a_copy_has_none_of_the_connections_of_its_memory(service: Service) -> None:
