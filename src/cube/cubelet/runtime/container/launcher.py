@@ -8,34 +8,26 @@ again when it died; sandboxes do not depend on it once they serve.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
 import subprocess
-from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import Any
-
-import structlog
 
 from cube.cubelet.runtime.container import datagrams
+from cube.cubelet.runtime.container.channel import Channel, refused
 from cube.cubelet.runtime.container.datagrams import Datagram
-from cube.cubelet.runtime.container.plan import PARKED_CONTROL, Plan, describe, encode_steps, ran_out_of_room
+from cube.cubelet.runtime.container.first_process import end, expect
+from cube.cubelet.runtime.container.plan import PARKED_CONTROL, Plan, describe, encode_steps
 from cube.cubelet.runtime.container.steps import Park, Step
-from cube.cubelet.runtime.guest.wire import Failure, Kind, Reader, WireError, Writer
-from cube.model.errors import HostError, StorageFull
+from cube.cubelet.runtime.container.uninterrupted import protected
+from cube.cubelet.runtime.guest.wire import Kind, Reader, Writer
+from cube.model.errors import HostError
 
-log = structlog.get_logger(__name__)
-
-#: Seconds within which the launcher answers a request, and process 1 is ready. Both take milliseconds.
-ANSWER_SECONDS = 10.0
-#: Seconds within which a killed process is gone; a frozen or unresponsive disk can hold it up.
-END_SECONDS = 5.0
+#: Seconds within which a launcher whose socket is closed has ended.
+_END_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,7 @@ class Launcher:
     def __init__(self) -> None:
         self._program: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: _Channel | None = None
+        self._channel: Channel | None = None
         self._starting = asyncio.Lock()
 
     @property
@@ -81,7 +73,7 @@ class Launcher:
         if self._program is not None:
             os.close(self._program)
             self._program = None
-        await _protected(self._stop())
+        await protected(self._stop())
 
     async def userns(self, base: int, size: int) -> int:
         """Descriptor of a new user namespace that maps ids 0 to ``size - 1`` to those from ``base`` on.
@@ -108,7 +100,7 @@ class Launcher:
         cancelled = await channel.settled(answer)
         message = answer.result()
         if message.kind != Kind.NAMESPACE:
-            raise _refused(message, lambda _: "making a user namespace")
+            raise refused(message, lambda _: "making a user namespace")
         (namespace,) = message.take_fds(1)
         if cancelled:
             os.close(namespace)
@@ -142,7 +134,7 @@ class Launcher:
                 datagrams.send(parked.control, Kind.LAUNCH, 0, body, fds)
             except OSError as error:
                 raise HostError(f"the process that was parked for the sandbox is gone: {error}") from error
-            await _expect(parked.control, Kind.READY, steps)
+            await expect(parked.control, Kind.READY, steps)
         except BaseException:
             await discard(parked)
             raise
@@ -166,9 +158,9 @@ class Launcher:
                 steps = complete(theirs.fileno())
                 pid, pidfd = await self._clone(steps)
             try:
-                await _expect(ours, expected, steps)
+                await expect(ours, expected, steps)
             except BaseException:
-                await _protected(_end(pidfd))
+                await protected(end(pidfd))
                 raise
         except BaseException:
             ours.close()
@@ -183,16 +175,16 @@ class Launcher:
         cancelled = await channel.settled(answer)
         pid, pidfd = _process(answer.result(), steps)
         if cancelled:
-            await _protected(_end(pidfd))
+            await protected(end(pidfd))
             raise asyncio.CancelledError
         return pid, pidfd
 
-    async def _connected(self) -> _Channel:
+    async def _connected(self) -> Channel:
         if self._channel is not None and not self._channel.closed:
             return self._channel
         async with self._starting:
             if self._channel is None or self._channel.closed:
-                await _protected(self._restart())
+                await protected(self._restart())
         assert self._channel is not None  # noqa: S101
         return self._channel
 
@@ -207,7 +199,7 @@ class Launcher:
             except OSError as error:
                 ours.close()
                 raise HostError(f"cube-init cannot be executed: {error}") from error
-        self._channel = _Channel(ours)
+        self._channel = Channel(ours)
 
     async def _stop(self) -> None:
         if self._channel is not None:
@@ -233,110 +225,16 @@ def _spawn(program: int, launch_socket: int) -> subprocess.Popen[bytes]:
 def _reap(process: subprocess.Popen[bytes]) -> None:
     """Wait for the end of a launcher whose socket is closed."""
     try:
-        process.wait(END_SECONDS)
+        process.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-class _Channel:
-    """Requests to the launcher and their answers, matched by id."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.closed = False
-        self._sock = sock
-        self._loop = asyncio.get_running_loop()
-        self._ids = count(1)
-        self._pending: dict[int, asyncio.Future[Datagram]] = {}
-        self._unsent: deque[tuple[Kind, int, bytes, Sequence[int]]] = deque()
-        self._loop.add_reader(sock, self._receive)
-
-    def request(self, kind: Kind, body: bytes, fds: Sequence[int]) -> asyncio.Future[Datagram]:
-        """Send a request; the descriptors must stay open until the answer is there."""
-        answer: asyncio.Future[Datagram] = self._loop.create_future()
-        request_id = next(self._ids) & 0xFFFF_FFFF
-        self._pending[request_id] = answer
-        self._unsent.append((kind, request_id, body, fds))
-        self._send()
-        return answer
-
-    async def settled(self, answer: asyncio.Future[Datagram]) -> bool:
-        """Wait until an answer is there, cancelled or not; returns whether the waiting task was cancelled.
-
-        A launcher that does not answer in time is given up, with all of its requests.
-        """
-        cancelled = False
-        deadline = self._loop.time() + ANSWER_SECONDS
-        while not answer.done():
-            try:
-                await asyncio.wait((answer,), timeout=deadline - self._loop.time())
-            except asyncio.CancelledError:
-                cancelled = True
-            if self._loop.time() > deadline:
-                self.close()
-        return cancelled
-
-    def close(self) -> None:
-        """Let go of the launcher; what waits for it fails with ``HostError``. May be called twice."""
-        if self.closed:
-            return
-        self.closed = True
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
-        self._sock.close()
-        self._unsent.clear()
-        for request_id in list(self._pending):
-            self._fail(request_id, "the launcher has ended or does not answer; try again")
-
-    def _fail(self, request_id: int, message: str) -> None:
-        answer = self._pending.pop(request_id)
-        answer.set_exception(HostError(message))
-
-    def _send(self) -> None:
-        while self._unsent:
-            request_id = self._unsent[0][1]
-            try:
-                datagrams.send(self._sock, *self._unsent[0])
-            except BlockingIOError:
-                self._loop.add_writer(self._sock, self._send)
-                return
-            except (OSError, ValueError) as error:
-                # Of this request alone, such as a closed descriptor; that the launcher is gone shows in _receive.
-                self._fail(request_id, f"a request cannot be sent to the launcher: {error}")
-            self._unsent.popleft()
-        self._loop.remove_writer(self._sock)
-
-    def _receive(self) -> None:
-        try:
-            message = datagrams.receive(self._sock)
-        except BlockingIOError:
-            return
-        except (OSError, WireError):
-            message = None
-        if message is None:
-            self.close()
-        elif message.id in self._pending:
-            self._pending.pop(message.id).set_result(message)
-        else:
-            message.close()
-
-
-def _refused(message: Datagram, doing: Callable[[int], str], steps: Sequence[Step] = ()) -> HostError | StorageFull:
-    """The error for an answer that is not the one hoped for; ``doing`` puts the stage of a failure into words."""
-    message.close()
-    if message.kind != Kind.ERROR:
-        return HostError(f"cube-init answered with a message of unexpected kind {message.kind:#x}")
-    failure = Failure.decode(message.body)
-    where = f" ({failure.detail})" if failure.detail else ""
-    sentence = f"{doing(failure.stage)} failed: {os.strerror(failure.errno)}{where}"
-    return StorageFull(sentence) if ran_out_of_room(steps, failure) else HostError(sentence)
-
-
 def _process(message: Datagram, steps: Sequence[Step]) -> tuple[int, int]:
     """Process id and descriptor of the new process; raises ``HostError`` and ``StorageFull``."""
     if message.kind != Kind.LAUNCHED:
-        raise _refused(message, partial(describe, steps), steps)
+        raise refused(message, partial(describe, steps), steps)
     reader = Reader(message.body)
     pid = reader.u32()
     reader.end()
@@ -347,64 +245,4 @@ def _process(message: Datagram, steps: Sequence[Step]) -> tuple[int, int]:
 async def discard(parked: Launched) -> None:
     """End a process that will not be used, and close what came with it."""
     parked.control.close()
-    await _protected(_end(parked.pidfd))
-
-
-async def _expect(control: socket.socket, kind: Kind | None, steps: Sequence[Step]) -> None:
-    """Wait for a process to report this, ``None``: to close the socket.
-
-    Raises ``HostError`` or ``StorageFull`` for anything else.
-    """
-    if not await _readable(control.fileno(), ANSWER_SECONDS):
-        raise HostError(f"the first process of the sandbox was not ready within {ANSWER_SECONDS:g} seconds")
-    try:
-        message = datagrams.receive(control)
-        if message is None:
-            if kind is None:
-                return
-            raise HostError("the first process of the sandbox ended before it was ready")
-        if message.kind != kind:
-            raise _refused(message, partial(describe, steps), steps)
-        message.take_fds(0)
-    except (OSError, WireError) as error:
-        raise HostError(f"the first process of the sandbox cannot be understood: {error}") from error
-
-
-async def _readable(fd: int, seconds: float) -> bool:
-    """Wait until a descriptor can be read; ``False`` when that takes longer."""
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(fd, readable.set)
-    try:
-        async with asyncio.timeout(seconds):
-            await readable.wait()
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(fd)
-    return True
-
-
-async def _end(pidfd: int) -> None:
-    """Kill a process, wait until it is gone, and close its descriptor."""
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        if not await _readable(pidfd, END_SECONDS):
-            log.error("a killed process does not end", seconds=END_SECONDS)
-    finally:
-        os.close(pidfd)
-
-
-async def _protected(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end even when the caller is cancelled meanwhile; the cancellation goes on afterwards."""
-    task = asyncio.create_task(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
+    await protected(end(parked.pidfd))

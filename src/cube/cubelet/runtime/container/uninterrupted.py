@@ -1,12 +1,12 @@
-"""Blocking work in a thread that a cancellation does not leave behind unfinished."""
+"""Work that a cancellation does not leave behind unfinished."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,3 +28,17 @@ async def settled(work: asyncio.Future[T]) -> T:
                 await asyncio.wait((work,))
         work.exception()  # nobody is left to hear of it
         raise
+
+
+async def protected(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end even when the caller is cancelled meanwhile; the cancellation goes on afterwards."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cube.cubelet.runtime.container import channel, first_process, steps, syscalls
 from cube.cubelet.runtime.container import launcher as launcher_module
-from cube.cubelet.runtime.container import steps, syscalls
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
@@ -369,7 +369,7 @@ class TestCancellation:
     async def test_a_launch_that_hangs_fails_in_time(
         self, launcher: Launcher, place: Ground, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(launcher_module, "ANSWER_SECONDS", 0.1)
+        monkeypatch.setattr(first_process, "ANSWER_SECONDS", 0.1)
         with FullPipe() as pipe, pytest.raises(HostError, match=r"was not ready within 0\.1 seconds"):
             await launcher.launch(place.plan(replace=instead_of(steps.EnterNet, steps.JoinCgroup(pipe))))
         assert place.processes() == []
@@ -439,8 +439,8 @@ class TestLauncherProcess:
         stopped = launcher_pid(launcher)
         os.kill(stopped, signal.SIGSTOP)
         with monkeypatch.context() as patch:
-            patch.setattr(launcher_module, "ANSWER_SECONDS", 0.1)
-            patch.setattr(launcher_module, "END_SECONDS", 0.1)
+            patch.setattr(channel, "ANSWER_SECONDS", 0.1)
+            patch.setattr(launcher_module, "_END_SECONDS", 0.1)
             with pytest.raises(HostError, match="does not answer"):
                 await launcher.launch(place.plan())
             namespace = await launcher.userns(ID_BASE, ID_COUNT)
