@@ -309,7 +309,9 @@ class Cubelet:
         return resident
 
     async def _prepare_ahead(self, resident: Resident) -> None:
-        if self._prepare is not None and resident.spec.template.code_interpreter:
+        if not resident.spec.template.code_interpreter:
+            resident.prepared = True  # there is nothing to prepare
+        elif self._prepare is not None:
             await self._prepared(self._prepare, resident)
 
     async def _hand_out(self, resident: Resident, spec: SandboxSpec) -> None:

@@ -28,6 +28,7 @@ from cube.cubelet.runtime.microvm.seats import Seat, Seats
 from cube.cubelet.runtime.microvm.snapshots import Snapshots
 from cube.cubelet.runtime.microvm.starter import Starter
 from cube.cubelet.runtime.microvm.templates import TemplateCaptures
+from cube.cubelet.runtime.microvm.warming import rehearse
 from cube.cubelet.storage.claims import Claims
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
@@ -141,7 +142,17 @@ class MicroVMRuntime:
             source = await self._snapshots.source(spec, spec.snapshot_id)
         else:
             source = await self._templates.get(spec.template)
-        return self._noted(await self._machines.clone(spec, source, claim=not ahead))
+        instance = self._noted(await self._machines.clone(spec, source, claim=not ahead))
+        if ahead:
+            await self._rehearsed(instance)
+        return instance
+
+    async def _rehearsed(self, instance: MicroVMInstance) -> None:
+        try:
+            await rehearse(instance.guest, instance.spec.template)
+        except BaseException:
+            await asyncio.shield(self.destroy(instance.sandbox_id))
+            raise
 
     async def hand_out(self, instance: Instance) -> None:
         """Have it need its template. Raises ``TemplateNotFound``."""
