@@ -23,6 +23,7 @@ import structlog
 
 from cube.cubelet.runtime.container.uninterrupted import in_thread
 from cube.cubelet.runtime.microvm import capture
+from cube.cubelet.runtime.microvm.boot.command_line import MACHINE
 from cube.cubelet.runtime.microvm.capture import Manifest
 from cube.cubelet.runtime.microvm.freezing import Still
 from cube.cubelet.runtime.microvm.guest import MicroVMGuest
@@ -94,6 +95,7 @@ class TemplateCaptures:
         parts = {
             "generation": _GENERATION,
             "boot": boot.fingerprint,
+            "command_line": MACHINE,
             "fit": asdict(self._starter.fit(template.resources)),
             "resources": asdict(template.resources),
             "sudo": template.config.sudo_users,

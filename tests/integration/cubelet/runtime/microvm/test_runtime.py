@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cube.cubelet.runtime.microvm import capture
+from cube.cubelet.runtime.microvm import capture, templates
+from cube.cubelet.runtime.microvm.boot.command_line import MACHINE
 from cube.cubelet.runtime.microvm.instance import MicroVMInstance
 from cube.envd.guest import SpawnRequest
 from cube.model.errors import SandboxNotRunning, Unsupported
@@ -213,3 +214,13 @@ async def test_the_capture_of_a_template_is_made_once(node: VmNode) -> None:
     assert first.running.memory == second.running.memory
     (made,) = node.settings.volume_dir.joinpath("cache").iterdir()
     assert (made / capture.MANIFEST).exists()
+
+
+async def test_a_capture_is_made_again_when_its_ingredients_change(
+    node: VmNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an upgrade would go on with what it has replaced."""
+    before = await node.runtime._templates._key(node.template)
+    assert await node.runtime._templates._key(node.template) == before
+    monkeypatch.setattr(templates, "MACHINE", (*MACHINE, "audit=0"))
+    assert await node.runtime._templates._key(node.template) != before

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-#: The machine has no timer to measure its clock against but the host's, and no firmware to ask for anything.
-_MACHINE = (
+#: The same for every guest. Its machine has no timer to measure its clock against but the host's, and no firmware to
+#: ask for anything.
+MACHINE = (
     *("tsc=reliable", "no_timer_check", "reboot=t", "panic=-1", "mitigations=off"),
     *("random.trust_cpu=on", "rcupdate.rcu_expedited=1", "cryptomgr.notests", "quiet"),
 )
@@ -20,7 +21,7 @@ def command_line(
     ``tsc_khz`` is the rate of the processor's time stamp counter, for a guest that cannot find it out: under emulation
     that is a matter of luck. 0 takes it from this machine.
     """
-    words = [f"console={console}", f"tsc_early_khz={tsc_khz or host_tsc_khz()}", *_MACHINE]
+    words = [f"console={console}", f"tsc_early_khz={tsc_khz or host_tsc_khz()}", *MACHINE]
     if sudo_uids:
         words.append("cube.sudo=" + ",".join(map(str, sudo_uids)))
     if pids:
