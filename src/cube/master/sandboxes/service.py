@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from cube.cubelet.agent import NodeAgent
 from cube.master.builds.service import BuildService
+from cube.master.sandboxes.acceptance import Acceptance
 from cube.master.sandboxes.admission import Admission, Limits
 from cube.master.sandboxes.background import Background
 from cube.master.sandboxes.catalogue import TemplateCatalogue
@@ -22,13 +23,14 @@ from cube.master.sandboxes.deadlines import DeadlineTimer
 from cube.master.sandboxes.endings import Endings
 from cube.master.sandboxes.expiry import Expiry
 from cube.master.sandboxes.forks import Forks
-from cube.master.sandboxes.lifecycle import WITHOUT_END, visible_state
+from cube.master.sandboxes.lifecycle import visible_state
 from cube.master.sandboxes.listing import select
 from cube.master.sandboxes.logbook import LogBook, LogEntry, LogLevel, LogQuery
 from cube.master.sandboxes.metering import Metering
 from cube.master.sandboxes.operations import Operations, exclusively
+from cube.master.sandboxes.origins import Origins
 from cube.master.sandboxes.recovery import recover
-from cube.master.sandboxes.registry import REMEMBERED, Entry, Origin, Registry, new_entry
+from cube.master.sandboxes.registry import REMEMBERED, Entry, Registry
 from cube.master.sandboxes.repeats import Recording, Repeats
 from cube.master.sandboxes.requests import Connected, CreateSandbox, IdempotencyKey, ListQuery, Page
 from cube.master.sandboxes.usage import UsageSample
@@ -39,14 +41,10 @@ from cube.master.volumes.service import VolumeService
 from cube.model.errors import (
     Conflict,
     CubeError,
-    InvalidInput,
     SandboxNotFound,
     SandboxNotRunning,
-    TemplateNotFound,
     Unavailable,
-    Unsupported,
 )
-from cube.model.mounts import VolumeMount
 from cube.model.network import NetworkConfig
 from cube.model.sandbox import Ingress, OnTimeout, PauseMode, Sandbox, SandboxState
 from cube.settings import Settings
@@ -128,9 +126,11 @@ class SandboxService:
         self.builds = BuildService(
             node, store.builds, settings, self.templates, clock=self._clock, background=self._background
         )
+        origins = Origins(node.runtime, self.templates, self.builds, lambda name: self.snapshots.find(name))
         self.snapshots = SnapshotService(
-            context, store.snapshots, self._operations, self._template_named, most=settings.max_snapshots
+            context, store.snapshots, self._operations, origins.template_named, most=settings.max_snapshots
         )
+        self._acceptance = Acceptance(node, settings, origins, self.volumes, self._clock)
 
     # -- life of the service -------------------------------------------------------------------------------------
 
@@ -180,7 +180,8 @@ class SandboxService:
         return await self._repeats.once(key, request, partial(self._create, caller=caller))
 
     async def _create(self, request: CreateSandbox, recording: Recording | None = None, *, caller: str) -> Sandbox:
-        entry = self._admit(request)
+        self._require_open()
+        entry = self._acceptance.entry(request)
         entry.caller = caller
         also = None if recording is None else recording(entry.sandbox.sandbox_id)
         return await self._start(entry, request.timeout, also)
@@ -215,13 +216,13 @@ class SandboxService:
 
     async def set_timeout(self, sandbox_id: str, seconds: int) -> None:
         """Let a running sandbox's time be up that many seconds from now. Raises ``InvalidInput``, ``Conflict``."""
-        self._check_timeout(seconds)
+        self._acceptance.check_timeout(seconds)
         entry = self._running(sandbox_id)
         await self._context.set_end(entry, self._context.in_seconds(seconds))
 
     async def refresh(self, sandbox_id: str, seconds: int) -> None:
         """Keep a running sandbox for at least ``seconds`` more seconds. Raises ``InvalidInput``, ``Conflict``."""
-        self._check_timeout(seconds)
+        self._acceptance.check_timeout(seconds)
         await self._extend(self._running(sandbox_id), seconds)
 
     async def fork(self, sandbox_id: str, count: int, seconds: int) -> list[Sandbox | CubeError]:
@@ -231,7 +232,7 @@ class SandboxService:
         no fork remains.
         """
         self._require_open()
-        self._check_timeout(seconds)
+        self._acceptance.check_timeout(seconds)
         source = self.snapshots.capturable(sandbox_id)
         return await self._forks.of(source, count, seconds, memory=self.snapshots.captures_memory(source.sandbox))
 
@@ -242,7 +243,7 @@ class SandboxService:
 
         Raises ``InvalidInput``, ``Conflict`` (it is being paused).
         """
-        self._check_timeout(seconds)
+        self._acceptance.check_timeout(seconds)
         entry = await self._settled(sandbox_id)
         if entry.sandbox.state is SandboxState.PAUSED:
             resumed = await exclusively(entry, self._operations.resume(entry, seconds, memory=memory))
@@ -252,7 +253,7 @@ class SandboxService:
 
     async def pause(self, sandbox_id: str, mode: PauseMode = PauseMode.FULL) -> None:
         """Pause a running sandbox. Raises ``Conflict`` (not running, or busy), ``Unsupported``."""
-        self._require_pause()
+        self._acceptance.require_pause()
         entry = self._running(sandbox_id)
         await exclusively(entry, self._operations.pause(entry, mode))
 
@@ -263,7 +264,7 @@ class SandboxService:
 
         ``memory`` as for :meth:`connect`.
         """
-        self._check_timeout(seconds)
+        self._acceptance.check_timeout(seconds)
         entry = self._registry.get(sandbox_id)
         if entry.operation is None and entry.sandbox.state is not SandboxState.PAUSED:
             raise Conflict(f"sandbox {sandbox_id!r} is {entry.sandbox.state.value}, not paused")
@@ -331,61 +332,9 @@ class SandboxService:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _admit(self, request: CreateSandbox) -> Entry:
-        """The entry of a sandbox that may be created."""
-        self._require_open()
-        self._check_timeout(request.timeout)
-        self._check_nodes(request.nodes)
-        if request.on_timeout is OnTimeout.PAUSE:
-            self._require_pause()
-        origin, volumes = self._origin(request.template), self._volumes_of(request)
-        entry = new_entry(request, origin, volumes, runtime=self._node.runtime, now=self._clock.now())
-        offered = self._node.offer(entry.spec)
-        return entry if offered is None else entry.renamed(offered)
-
-    def _volumes_of(self, request: CreateSandbox) -> tuple[VolumeMount, ...]:
-        if request.volume_mounts and not self._node.capabilities.volumes:
-            raise Unsupported(f"the runtime {self._node.runtime!r} cannot mount volumes")
-        return self.volumes.resolve(request.volume_mounts)
-
-    def _origin(self, reference: str) -> Origin:
-        """The template or snapshot of this id or name; a template's name goes first."""
-        try:
-            return Origin(self.templates.resolve(reference))
-        except TemplateNotFound:
-            if (built := self.builds.origin(reference)) is not None:
-                return built
-            snapshot = self.snapshots.find(reference)
-            if snapshot is None:
-                raise
-        if snapshot.runtime != self._node.runtime:
-            raise Unsupported(f"snapshot {reference!r} needs the runtime {snapshot.runtime!r}")
-        return Origin(snapshot.template, snapshot)
-
-    def _template_named(self, reference: str) -> str | None:
-        """Id of the template with this id or name, whoever has made it."""
-        with suppress(TemplateNotFound):
-            return self.templates.resolve(reference).template_id
-        built = self.builds.find(reference)
-        return None if built is None else built.template.template_id
-
     def _require_open(self) -> None:
         if not self._open:
             raise Unavailable("the service is starting or shutting down: try again in a moment")
-
-    def _check_timeout(self, seconds: int) -> None:
-        longest = self._settings.max_timeout
-        if seconds != WITHOUT_END and not 0 <= seconds <= longest:
-            raise InvalidInput(f"timeout must be 0 to {longest} seconds, or -1 for no end", field="timeout")
-
-    def _check_nodes(self, nodes: Collection[str]) -> None:
-        own = {self._settings.instance, *self._settings.public_addresses, self._settings.public_address}
-        if nodes and own.isdisjoint(nodes):
-            raise Conflict(f"distributionScope: there is no such node, only {self._settings.instance!r}")
-
-    def _require_pause(self) -> None:
-        if not self._node.capabilities.pause:
-            raise Unsupported(f"the runtime {self._node.runtime!r} cannot pause sandboxes")
 
     def _running(self, sandbox_id: str) -> Entry:
         entry = self._registry.get(sandbox_id)
