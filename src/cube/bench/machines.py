@@ -30,6 +30,8 @@ _UNLIKE = {"allow_internet_access": False}
 _SETTLE = 4.0
 #: Names of the parts.
 PARTS = ("clone", "pool", "throughput", "size", "run-code", "pause", "snapshot", "boot", "memory")
+#: Sizes that parts use of the resized template, which take a cold boot each; the other parts use the one in the middle.
+_SIZES = {"size": (_SMALL, _MIDDLE, _BIG), "pool": (), "run-code": ()}
 #: What a start does in the guest.
 _IN_GUEST = "guest"
 _STOP = "/home/user/bench-stop"
@@ -44,8 +46,10 @@ async def measure(
     stand: Stand, base: str, interpreter: str, rounds: int, alive: int, only: Collection[str] = ()
 ) -> dict[str, Report]:
     """All of them, or those that are named, one after the other. Raises ``FileNotFoundError`` without the templates."""
-    async with _resized(stand, base, (_SMALL, _MIDDLE, _BIG)) as names:
-        middle = names[_MIDDLE]
+    chosen = [name for name in PARTS if not only or name in only]
+    sizes = {size for name in chosen for size in _SIZES.get(name, (_MIDDLE,))}
+    async with _resized(stand, base, sorted(sizes)) as names:
+        middle = names.get(_MIDDLE, "")
         parts: dict[str, Callable[[], Awaitable[Report]]] = {
             "clone": lambda: _clones(stand, middle, rounds),
             "pool": lambda: _pool(stand, base, rounds),
@@ -57,7 +61,7 @@ async def measure(
             "boot": lambda: _boots(stand, middle),
             "memory": lambda: _memory(stand, middle, alive),
         }
-        return {name: await part() for name, part in parts.items() if not only or name in only}
+        return {name: await parts[name]() for name in chosen}
 
 
 @asynccontextmanager
