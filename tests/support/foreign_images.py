@@ -11,7 +11,6 @@ from support.oci_images import Entry, directory, file, layer, make_layout, symli
 _PROGRAM = r"""
 #include <stdio.h>
 #include <string.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 int main(int argc, char **argv) {
     char line[256] = "";

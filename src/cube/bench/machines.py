@@ -49,17 +49,16 @@ async def measure(
     chosen = [name for name in PARTS if not only or name in only]
     sizes = {size for name in chosen for size in _SIZES.get(name, (_MIDDLE,))}
     async with _resized(stand, base, sorted(sizes)) as names:
-        middle = names.get(_MIDDLE, "")
         parts: dict[str, Callable[[], Awaitable[Report]]] = {
-            "clone": lambda: _clones(stand, middle, rounds),
+            "clone": lambda: _clones(stand, names[_MIDDLE], rounds),
             "pool": lambda: _pool(stand, base, rounds),
-            "throughput": lambda: _throughput(stand, middle, 5 * rounds),
+            "throughput": lambda: _throughput(stand, names[_MIDDLE], 5 * rounds),
             "size": lambda: _sizes(stand, names, rounds),
             "run-code": lambda: code.measure(stand, rounds, 5, interpreter, _line("run-code"), **_UNLIKE),
-            "pause": lambda: pause.measure(stand, rounds, middle, _line("pause"), **_UNLIKE),
-            "snapshot": lambda: _snapshots(stand, middle, rounds),
-            "boot": lambda: _boots(stand, middle),
-            "memory": lambda: _memory(stand, middle, alive),
+            "pause": lambda: pause.measure(stand, rounds, names[_MIDDLE], _line("pause"), **_UNLIKE),
+            "snapshot": lambda: _snapshots(stand, names[_MIDDLE], rounds),
+            "boot": lambda: _boots(stand, names[_MIDDLE]),
+            "memory": lambda: _memory(stand, names[_MIDDLE], alive),
         }
         return {name: await parts[name]() for name in chosen}
 

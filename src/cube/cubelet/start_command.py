@@ -9,8 +9,9 @@ from cube.envd.guest import ExitStatus, SpawnRequest
 from cube.envd.process import quiet, survivors
 from cube.envd.process.managed import ManagedProcess, ProcessSpec
 from cube.envd.process.processes import table_of
+from cube.envd.process.shells import shell_of
 from cube.envd.sandboxes import EnvdSandbox
-from cube.model.errors import NotFound, Unavailable
+from cube.model.errors import Unavailable
 from cube.model.template import StartCommand
 
 #: Clients see the start command among the processes, under this tag.
@@ -19,7 +20,6 @@ TAG = "start"
 LONGEST_S = 50.0
 #: Seconds between two tries of the ready command: from the first to the second, and from a late one to the next.
 _SOON_S, _LATER_S = 0.05, 1.0
-_SHELLS = "/bin/bash", "/bin/sh"
 
 
 async def run_start_command(sandbox: EnvdSandbox, start: StartCommand, seconds: float = LONGEST_S) -> None:
@@ -27,7 +27,7 @@ async def run_start_command(sandbox: EnvdSandbox, start: StartCommand, seconds: 
 
     Raises ``Unavailable`` when it fails, or is not ready within so many seconds; and what the guest raises.
     """
-    shell = await shell_of(sandbox)
+    shell = await shell_of(sandbox.guest)
     process = await _started(sandbox, start.command, shell) if start.command else None
     if not start.ready:
         return
@@ -39,17 +39,6 @@ async def run_start_command(sandbox: EnvdSandbox, start: StartCommand, seconds: 
             f"the ready command of the template did not succeed within {seconds:.0f} seconds: {_shown(start.ready)}",
             retry_after=None,
         ) from None
-
-
-async def shell_of(sandbox: EnvdSandbox) -> str:
-    """The shell that lines of a template are run by: bash where the image has it."""
-    for shell in _SHELLS[:-1]:
-        try:
-            await sandbox.guest.stat(shell, "root")
-        except NotFound:
-            continue
-        return shell
-    return _SHELLS[-1]
 
 
 def request_of(sandbox: EnvdSandbox, shell: str, line: str) -> SpawnRequest:

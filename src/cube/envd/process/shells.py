@@ -12,6 +12,11 @@ _BASH: Final = "/bin/bash"
 _SH: Final = "/bin/sh"
 
 
+async def shell_of(guest: Guest) -> str:
+    """The shell that lines are run by: bash where the image has it."""
+    return _BASH if await _has(guest, _BASH) else _SH
+
+
 async def spawn(guest: Guest, request: SpawnRequest) -> GuestProcess:
     """Start a process; where the image has no bash, ``/bin/sh`` takes the same arguments in its place.
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cube.cubelet.start_command import shell_of
 from cube.envd.guest import ExitStatus, SpawnRequest
 from cube.envd.process import quiet
+from cube.envd.process.shells import shell_of
 from cube.envd.sandboxes import EnvdSandbox
 from cube.master.builds.surroundings import Surroundings
 from cube.model.errors import InvalidInput
@@ -38,7 +38,7 @@ class Workshop:
 
     async def run(self, line: str, surroundings: Surroundings, user: str = "") -> None:
         """Run a line with the shell, as the step before has left it. Raises ``StepFailed``."""
-        shell = await shell_of(self.sandbox)
+        shell = await shell_of(self.sandbox.guest)
         request = SpawnRequest(
             (shell, "-l", "-c", line), user or surroundings.user, surroundings.workdir, surroundings.env
         )

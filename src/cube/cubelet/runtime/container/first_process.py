@@ -48,11 +48,11 @@ async def expect(control: socket.socket, kind: Kind | None, steps: Sequence[Step
 async def readable(fd: int, seconds: float) -> bool:
     """Wait until a descriptor can be read; ``False`` when that takes longer."""
     loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(fd, readable.set)
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
     try:
         async with asyncio.timeout(seconds):
-            await readable.wait()
+            await ready.wait()
     except TimeoutError:
         return False
     finally:

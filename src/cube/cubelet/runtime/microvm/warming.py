@@ -14,11 +14,11 @@ import structlog
 
 from cube.cubelet.runtime.microvm.guest import MicroVMGuest
 from cube.cubelet.runtime.microvm.identity import Identity
-from cube.cubelet.start_command import shell_of
 from cube.envd.guest import SpawnRequest
 from cube.envd.interpreter import handover, prewarm
 from cube.envd.interpreter.contexts import interpreter_of
 from cube.envd.interpreter.pipes import close_quietly
+from cube.envd.process.shells import shell_of
 from cube.envd.sandboxes import EnvdSandbox
 from cube.model.errors import CubeError
 from cube.model.template import Template
@@ -86,7 +86,7 @@ async def _tried(what: str, template: Template, step: Awaitable[None]) -> bool:
 
 
 async def _first_command(sandbox: EnvdSandbox) -> None:
-    shell = await shell_of(sandbox)
+    shell = await shell_of(sandbox.guest)
     request = SpawnRequest((shell, *_COMMAND), sandbox.default_user, sandbox.default_workdir, dict(sandbox.env_vars))
     process = await sandbox.guest.spawn(request)
     try:
