@@ -162,7 +162,8 @@ class Starter:
 
     def _cold_boot(self, template: Template, resources: Resources) -> ColdBoot:
         uids = users.user_ids(self._images.mount(template), template.config.sudo_users)
-        return ColdBoot(command_line(sudo_uids=uids, pids=resources.pids, console="hvc0"))
+        emulated = self.accelerator == "tcg"
+        return ColdBoot(command_line(sudo_uids=uids, pids=resources.pids, console="hvc0", emulated=emulated))
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from cube.settings import Settings
 log = structlog.get_logger(__name__)
 
 #: Raised whenever a capture that was made before must not be used any more.
-_GENERATION: Final = 2
+_GENERATION: Final = 3
 #: Seconds that a guest gets to boot; under emulation it takes four to six on a machine that does nothing else.
 _BOOT: Final = 120.0
 _FILES: Final = (capture.MEMORY, capture.DEVICES, capture.DISK)
