@@ -73,8 +73,8 @@ static int answer_launch(int socket)
         return send_error(socket, message.id, errno, plan.n_steps, "malformed step");
     int pidfd = -1, cgroup = plan_cgroup(&plan);
     const struct k_clone_args arguments = {
-        .flags = K_CLONE_PIDFD | K_CLONE_NEWNS | K_CLONE_NEWPID | K_CLONE_NEWIPC | K_CLONE_NEWUTS |
-                 (cgroup < 0 ? 0 : K_CLONE_INTO_CGROUP),
+        .flags = K_CLONE_PIDFD | K_CLONE_NEWNS | K_CLONE_NEWIPC | K_CLONE_NEWUTS |
+                 (plan_shares_pids(&plan) ? 0 : K_CLONE_NEWPID) | (cgroup < 0 ? 0 : K_CLONE_INTO_CGROUP),
         .cgroup = cgroup < 0 ? 0 : (uint64_t)cgroup,
         .pidfd = (uint64_t)(uintptr_t)&pidfd,
         .exit_signal = SIGCHLD,

@@ -37,6 +37,7 @@ static const struct operation operations[] = {
     [27] = {"ss", step_move_in},
     [28] = {"ddsllf", step_execute},
     [29] = {"", step_new_net},
+    [30] = {"", step_share_pids},
 };
 enum { N_OPERATIONS = sizeof operations / sizeof *operations };
 
@@ -161,6 +162,15 @@ int plan_cgroup(const struct plan *plan)
 {
     const struct step *first = &plan->steps[0];
     return first->operation->run == step_clone_into_cgroup ? first->fields[0].fd : -1;
+}
+
+bool plan_shares_pids(const struct plan *plan)
+{
+    for (uint32_t i = 0; i < plan->n_steps; i++) {
+        if (plan->steps[i].operation->run == step_share_pids)
+            return true;
+    }
+    return false;
 }
 
 int plan_control(const struct plan *plan)

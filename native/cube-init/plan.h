@@ -2,6 +2,7 @@
 #ifndef CUBE_PLAN_H
 #define CUBE_PLAN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "wire.h"
@@ -48,6 +49,9 @@ int plan_decode(struct plan *plan, struct message *message);
 
 /* The directory of the cgroup that the process is to be born in, -1 for the launcher's own. */
 int plan_cgroup(const struct plan *plan);
+
+/* Whether the process stays in the launcher's process namespace. */
+bool plan_shares_pids(const struct plan *plan);
 
 /* The control socket that the last step names. */
 int plan_control(const struct plan *plan);

@@ -54,6 +54,7 @@ int step_join_cgroup(struct sandbox *sandbox, const union field *f);
 int step_clone_into_cgroup(struct sandbox *sandbox, const union field *f);
 int step_enter_net(struct sandbox *sandbox, const union field *f);
 int step_new_cgroupns(struct sandbox *sandbox, const union field *f);
+int step_share_pids(struct sandbox *sandbox, const union field *f);
 int step_new_net(struct sandbox *sandbox, const union field *f);
 int step_hostname(struct sandbox *sandbox, const union field *f);
 int step_sysctl(struct sandbox *sandbox, const union field *f);

@@ -11,12 +11,18 @@
  * None of this is a barrier. The barrier is the read-only mount of the file; without this library QEMU would not start.
  *
  * No C library is linked: the calls that are replaced here are the system calls themselves. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_tun.h>
 #include <stdarg.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+
+#include "fork.h"
+#include "kernel.h"
 
 /* C libraries in which these are names for the plain functions. */
 #undef open64
@@ -29,6 +35,11 @@ EXPORT int open64(const char *path, int flags, ...);
 EXPORT int __open64_2(const char *path, int flags);
 EXPORT void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_t offset);
 EXPORT int fallocate64(int fd, int mode, off_t offset, off_t size);
+EXPORT int madvise(void *address, size_t size, int advice);
+EXPORT int eventfd(unsigned count, int flags);
+EXPORT int close(int fd);
+EXPORT int ioctl(int fd, unsigned long request, ...);
+EXPORT int pthread_create(void *thread, const void *attributes, void *(*run)(void *), void *argument);
 
 /* Where the file is in QEMU's tree; cube.cubelet.runtime.microvm.jail says so, too. */
 static const char memory_path[] = "/memory";
@@ -36,14 +47,7 @@ static volatile int memory_fd = -1;
 
 static long call(long number, long a, long b, long c, long d, long e, long f)
 {
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
+    long result = kernel(number, a, b, c, d, e, f);
     if (result < 0 && result > -4096) {
         errno = (int)-result;
         return -1;
@@ -98,4 +102,46 @@ int fallocate64(int fd, int mode, off_t offset, off_t size)
     if (fd >= 0 && fd == memory_fd && mode & FALLOC_FL_PUNCH_HOLE)
         return 0;
     return (int)call(SYS_fallocate, fd, mode, offset, size, 0, 0);
+}
+
+/* A fork needs the memory that QEMU keeps from processes that it would start. */
+int madvise(void *address, size_t size, int advice)
+{
+    if (advice == MADV_DONTFORK)
+        return 0;
+    return (int)call(SYS_madvise, (long)address, (long)size, advice, 0, 0, 0);
+}
+
+/* These do what they always do, and let fork.c know. */
+int eventfd(unsigned count, int flags)
+{
+    int fd = (int)call(SYS_eventfd2, count, flags, 0, 0, 0, 0);
+    note_event(fd);
+    return fd;
+}
+
+int close(int fd)
+{
+    note_closed(fd);
+    return (int)call(SYS_close, fd, 0, 0, 0, 0, 0);
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list rest;
+    va_start(rest, request);
+    long argument = va_arg(rest, long);
+    va_end(rest);
+    if (request == TUNSETOFFLOAD)
+        note_offload((uint32_t)argument);
+    return (int)call(SYS_ioctl, fd, (long)request, argument, 0, 0, 0);
+}
+
+int pthread_create(void *thread, const void *attributes, void *(*run)(void *), void *argument)
+{
+    /* The C library's own. */
+    static make_thread_fn *make;
+    if (make == 0)
+        make = (make_thread_fn *)dlsym(RTLD_NEXT, "pthread_create");
+    return make_thread(make, thread, attributes, run, argument);
 }

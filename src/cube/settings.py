@@ -127,6 +127,11 @@ class Settings(BaseSettings):
     warm_pool_max: int = Field(
         default=8, ge=0, description="The same at most, when many were asked for of late; 0 keeps none ready."
     )
+    vm_zygotes: int = Field(
+        default=4,
+        ge=0,
+        description="Templates of emulated microVMs of which a machine stands still to be forked; 0 starts each anew.",
+    )
     memory_reserve: int = Field(
         default=10,
         ge=0,

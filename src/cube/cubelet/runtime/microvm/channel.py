@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -37,6 +38,9 @@ _MAX_UNSENT = 32 * 1024 * 1024
 _CONNECT_SECONDS = 0.02
 _SIGKILL = 9
 _RESOURCES = 5
+
+#: How a guest is reached: the socket that its machine listens at, or a connection to it, which is used up.
+Door = Path | socket.socket
 
 
 class _Port(asyncio.Protocol):
@@ -74,15 +78,15 @@ class PortLink(Link):
         #: How a request to the guest is sent and awaited; set by whoever makes requests.
         self.ask: Ask | None = None
 
-    async def connect(self, path: Path, seconds: float) -> None:
-        """Begin a session with the guest behind a socket, which may still have to appear.
+    async def connect(self, door: Door, seconds: float) -> None:
+        """Begin a session with the guest behind a socket that may still have to appear, or over one that is connected.
 
         Raises ``Unavailable`` when there is none after ``seconds``, and ``ConnectionError`` when the guest ends
         meanwhile or breaks the rules.
         """
         try:
             async with asyncio.timeout(seconds):
-                await self._open(path)
+                await self._open(door)
                 await self._begin()
         except TimeoutError:
             self.close()
@@ -155,10 +159,13 @@ class PortLink(Link):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    async def _open(self, path: Path) -> None:
+    async def _open(self, door: Door) -> None:
+        if isinstance(door, socket.socket):
+            await self._loop.create_unix_connection(lambda: _Port(self), sock=door)
+            return
         while True:
             try:
-                await self._loop.create_unix_connection(lambda: _Port(self), str(path))
+                await self._loop.create_unix_connection(lambda: _Port(self), str(door))
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(_CONNECT_SECONDS)
             else:

@@ -24,7 +24,7 @@ KERNEL: Final = "/boot/kernel"
 INITRAMFS: Final = "/boot/initramfs"
 
 #: Descriptors of the process, in the order in which they are handed over.
-MONITOR, SECOND_MONITOR, CONTROL, IMAGE, LAYER, TAP = range(3, 9)
+MONITOR, SECOND_MONITOR, CONTROL, IMAGE, LAYER, TAP, FORKS = range(3, 10)
 
 #: MiB that QEMU keeps translated code in when it emulates the processor; more is thrown away and translated again.
 TRANSLATED_MB: Final = 128
@@ -32,8 +32,9 @@ TRANSLATED_MB: Final = 128
 _CONSOLE_KIB: Final = 64
 _MAC: Final = "02:63:75:62:65:02"
 
-#: QEMU's system call filter, all of its deny lists.
+#: QEMU's system call filter: all of its deny lists, and what a zygote needs to fork and to have its forks be others.
 _FILTER: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_ZYGOTES_FILTER: Final = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,12 @@ class ColdBoot:
     append: str
 
 
-def arguments(machine: Machine, boot: ColdBoot | None) -> list[str]:
+def arguments(machine: Machine, boot: ColdBoot | None, *, zygote: bool = False) -> list[str]:
     """The whole command line, with the program's name first. Without ``boot`` it waits for a state to load."""
     return [
         PROGRAM,
-        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "none", "-sandbox", _FILTER),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "none"),
+        *("-sandbox", _ZYGOTES_FILTER if zygote else _FILTER),
         *("-L", FIRMWARE),
         *_processor(machine),
         *_memory(machine),
@@ -79,9 +81,10 @@ def layout(machine: Machine) -> str:
     return hashlib.sha256("\0".join(arguments(machine, None)).encode()).hexdigest()[:16]
 
 
-def environment() -> tuple[str, ...]:
+def environment(*, zygote: bool = False) -> tuple[str, ...]:
     """The whole environment."""
-    return (f"LD_LIBRARY_PATH={LIBRARIES}", f"LD_PRELOAD={GUARD}", f"QEMU_MODULE_DIR={MODULES}")
+    common = (f"LD_LIBRARY_PATH={LIBRARIES}", f"LD_PRELOAD={GUARD}", f"QEMU_MODULE_DIR={MODULES}")
+    return (*common, "VMM_ZYGOTE=1") if zygote else common
 
 
 def _processor(machine: Machine) -> Iterator[str]:

@@ -14,7 +14,7 @@ from cube.cubelet.runtime.guest.control import RequestFailed
 from cube.cubelet.runtime.guest.control_guest import ControlGuest
 from cube.cubelet.runtime.guest.link import Handle, Message
 from cube.cubelet.runtime.guest.wire import Kind, Reader, WireError, Writer
-from cube.cubelet.runtime.microvm.channel import PortLink
+from cube.cubelet.runtime.microvm.channel import Door, PortLink
 from cube.cubelet.runtime.microvm.frames import ChannelType
 from cube.cubelet.runtime.microvm.handles import file_failure, nothing
 from cube.cubelet.runtime.microvm.identity import Identity, clock_body
@@ -41,14 +41,14 @@ class MicroVMGuest(ControlGuest, LastingGuest):
         link.ask = self._ask
 
     @classmethod
-    async def connect(cls, path: Path, sandbox_id: str, *, seconds: float = 30.0) -> MicroVMGuest:
-        """Reach the guest behind the socket of its serial port; waits for one that still boots.
+    async def connect(cls, door: Door, sandbox_id: str, *, seconds: float = 30.0) -> MicroVMGuest:
+        """Reach the guest behind the socket of its serial port, or over a connection; waits for one that still boots.
 
         Raises ``Unavailable`` after ``seconds``, and ``SandboxNotRunning`` when the guest has ended.
         """
         link = PortLink()
         guest = cls(link, sandbox_id)
-        await guest._connect(path, seconds)
+        await guest._connect(door, seconds)
         return guest
 
     async def identify(self, identity: Identity) -> None:
@@ -158,9 +158,9 @@ class MicroVMGuest(ControlGuest, LastingGuest):
         except OSError as error:
             raise LimitExceeded(f"the host has no descriptors left: {error.strerror}") from error
 
-    async def _connect(self, path: Path, seconds: float) -> None:
+    async def _connect(self, door: Door, seconds: float) -> None:
         try:
-            await self._link.connect(path, seconds)
+            await self._link.connect(door, seconds)
         except ConnectionError as error:
             self._connection.close()
             raise SandboxNotRunning(self._connection.sandbox_id, "dead") from error

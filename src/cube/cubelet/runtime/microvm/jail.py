@@ -25,6 +25,8 @@ _DATA: Final = _READ_ONLY | MountAttr.NOEXEC
 #: Major and minor number of /dev/kvm.
 KVM_DEVICE: Final = (10, 232)
 _OPEN_FILES: Final = 1024
+#: CAP_SETGID and CAP_SETUID, over the ids of its own seat: each fork becomes another of them, and loses both.
+_OF_ZYGOTES: Final = 1 << 6 | 1 << 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,13 @@ class Jail:
     kvm: bool
     #: Kernel and initramfs, for a cold boot.
     boot: tuple[Path, Path] | None = None
+    #: Whether it is to be forked (:mod:`cube.cubelet.runtime.microvm.zygote`).
+    zygote: bool = False
 
     def steps(self) -> Iterator[Step]:
         """From a clone in its cgroup to a process that has nothing left but to execute QEMU."""
+        if self.zygote:
+            yield steps.SharePids()
         yield steps.NewNet()
         yield steps.NewCgroupNamespace()
         yield steps.Hostname("vm")
@@ -71,6 +77,6 @@ class Jail:
         yield steps.ResourceLimit(resource.RLIMIT_NOFILE, _OPEN_FILES, _OPEN_FILES)
         yield steps.ResourceLimit(resource.RLIMIT_CORE, 0, 0)
         yield steps.EnterUser(self.user_namespace)
-        yield steps.CapabilitySet(0)
+        yield steps.CapabilitySet(_OF_ZYGOTES if self.zygote else 0)
         yield steps.NoNewPrivs()
         yield steps.Seccomp(filter_bytes())

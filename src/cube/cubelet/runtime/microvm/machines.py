@@ -19,6 +19,7 @@ from cube.cubelet.runtime.microvm.starter import Started, Starter
 from cube.cubelet.runtime.microvm.stopwatch import Stopwatch
 from cube.cubelet.runtime.microvm.templates import Source
 from cube.cubelet.runtime.microvm.vmm import Vmm
+from cube.cubelet.runtime.microvm.zygote import Zygote
 from cube.cubelet.storage.claims import Claims
 from cube.cubelet.storage.volume import Volume
 from cube.model.errors import CubeError
@@ -53,11 +54,13 @@ class Machines:
         self.records = records
         self.network = network
 
-    async def clone(self, spec: SandboxSpec, source: Source, *, claim: bool = True) -> MicroVMInstance:
+    async def clone(
+        self, spec: SandboxSpec, source: Source, zygote: Zygote | None = None, *, claim: bool = True
+    ) -> MicroVMInstance:
         """A new sandbox that begins where a capture was taken, or over its disk alone where there is no memory in it.
 
-        Without ``claim`` its template may be removed under it.
-        Leaves nothing behind when it fails or is cancelled.
+        With the ``zygote`` of that capture it is a fork of it; raises ``ForkRefused`` when that fails. Without
+        ``claim`` its template may be removed under it. Leaves nothing behind when it fails or is cancelled.
         """
         watch = Stopwatch()
         await in_thread(self.volume.require_room)
@@ -66,10 +69,10 @@ class Machines:
         try:
             if claim:
                 await in_thread(self.claims.make, spec.template.template_id, spec.sandbox_id)
-            disk = source.directory / capture.DISK
+            disk = source.directory / capture.DISK if zygote is None else zygote.disk
             layer = await in_thread(self.layers.make, spec.sandbox_id, spec.resources, disk)
             watch.lap("layer")
-            return await self.begin(spec, seat, source, layer, new_machine_id(), watch, fresh=True)
+            return await self.begin(spec, seat, source, layer, new_machine_id(), watch, zygote, fresh=True)
         except BaseException:
             await asyncio.shield(self.undo(spec.sandbox_id, seat))
             raise
@@ -82,6 +85,7 @@ class Machines:
         layer: Path,
         machine_id: str,
         watch: Stopwatch,
+        zygote: Zygote | None = None,
         *,
         fresh: bool,
     ) -> MicroVMInstance:
@@ -92,8 +96,12 @@ class Machines:
         await self.network.attach(spec.sandbox_id, seat.link, spec.network)
         watch.lap("network")
         template, resources, manifest = spec.template, spec.resources, source.manifest
-        if manifest.has_memory:
-            disk = layer / capture.DISK
+        disk = layer / capture.DISK
+        if zygote is not None:
+            started = await zygote.fork(seat, disk, self.starter.doors(seat))
+            watch.lap("fork")
+            boot = manifest.boot
+        elif manifest.has_memory:
             started = await self.starter.load(seat, template, resources, source.directory, disk, watch)
             boot = manifest.boot
         else:
@@ -105,7 +113,10 @@ class Machines:
         except BaseException:
             await asyncio.shield(self.end(started.vmm))
             raise
-        instance.inherited = manifest.contexts if manifest.has_memory else None
+        if zygote is not None:
+            instance.inherited = zygote.contexts
+        elif manifest.has_memory:
+            instance.inherited = manifest.contexts
         return instance
 
     async def _confirmed(
@@ -119,9 +130,7 @@ class Machines:
         *,
         fresh: bool,
     ) -> MicroVMInstance:
-        connecting = asyncio.create_task(
-            MicroVMGuest.connect(self.starter.doors(seat).control, spec.sandbox_id, seconds=ANSWER)
-        )
+        connecting = asyncio.create_task(MicroVMGuest.connect(started.control, spec.sandbox_id, seconds=ANSWER))
         try:
             await started.vmm.cont()
             guest = await connecting

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from cube.cubelet.runtime.microvm.qmp import Answer, CommandFailed, Event, Protocol, QmpError, Ready
+from cube.cubelet.runtime.microvm.qmp import Answer, CommandFailed, Event, Protocol, QmpError, Ready, State
 from cube.model.errors import HostError
 
 log = structlog.get_logger(__name__)
@@ -34,13 +34,13 @@ class MonitorClosed(HostError):
 class Monitor:
     """Owns the socket; used on one event loop. Commands may overlap, QEMU carries them out in order."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, state: State = State.GREETING) -> None:
         connection.setblocking(False)
         #: Set when the conversation is over.
         self.closed = asyncio.Event()
         self._socket = connection
         self._loop = asyncio.get_running_loop()
-        self._protocol = Protocol()
+        self._protocol = Protocol(state)
         self._ready: asyncio.Future[str] = self._loop.create_future()
         self._answers: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._unsent: deque[tuple[bytes, int | None]] = deque()

@@ -69,8 +69,9 @@ class State(Enum):
 class Protocol:
     """One conversation. ``to_send`` collects what is to be written; ``feed`` takes what was read."""
 
-    def __init__(self) -> None:
-        self.state = State.GREETING
+    def __init__(self, state: State = State.GREETING) -> None:
+        """``state`` is ``READY`` where a conversation goes on that another has begun."""
+        self.state = state
         self._buffer = bytearray()
         self._numbers = count(1)
         self._version = ""

@@ -149,7 +149,7 @@ class Recovery:
     async def _instance(self, spec: SandboxSpec, record: Record, seat: Seat, vmm: Vmm) -> MicroVMInstance:
         control = self._machines.starter.doors(seat).control
         guest = await MicroVMGuest.connect(control, spec.sandbox_id, seconds=ANSWER)
-        started = Started(vmm, vmm.owned[0], record.memory)
+        started = Started(vmm, vmm.owned[0], record.memory, control)
         instance = MicroVMInstance(spec, seat, guest, record.machine_id, record.boot, started, inherited={})
         await guest.identify(instance.identity(fresh=False))
         return instance

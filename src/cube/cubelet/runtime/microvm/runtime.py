@@ -18,6 +18,7 @@ from cube.cubelet.runtime.container.launcher import Launcher
 from cube.cubelet.runtime.container.uninterrupted import in_thread
 from cube.cubelet.runtime.microvm import emulator, jail
 from cube.cubelet.runtime.microvm.accelerator import Verdict
+from cube.cubelet.runtime.microvm.forks import ForkRefused
 from cube.cubelet.runtime.microvm.instance import MicroVMInstance
 from cube.cubelet.runtime.microvm.layers import Layers
 from cube.cubelet.runtime.microvm.machines import Machines
@@ -29,6 +30,7 @@ from cube.cubelet.runtime.microvm.snapshots import Snapshots
 from cube.cubelet.runtime.microvm.starter import Starter
 from cube.cubelet.runtime.microvm.templates import TemplateCaptures
 from cube.cubelet.runtime.microvm.warming import rehearse
+from cube.cubelet.runtime.microvm.zygotes import Zygotes
 from cube.cubelet.storage.claims import Claims
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
@@ -76,6 +78,7 @@ class MicroVMRuntime:
             self._volume, self._claims, layers, self._starter, self._seats, self._records, self._network
         )
         self._templates = TemplateCaptures(settings, self._volume, layers, self._starter, self._seats)
+        self._zygotes = Zygotes(settings, self._volume, layers, self._starter, self._seats)
         self._pauses = Pauses(self._machines)
         self._snapshots = Snapshots(self._machines)
         self._recovery = Recovery(self._machines, self._cgroups, self._links)
@@ -109,6 +112,7 @@ class MicroVMRuntime:
     async def close(self) -> None:
         """Let go of everything but the running sandboxes; a later start finds them again."""
         await self._templates.close()
+        await self._zygotes.close()
         for instance in self._instances.values():
             await instance.guest.close()
             if instance.started is not None:
@@ -140,8 +144,15 @@ class MicroVMRuntime:
             raise Unsupported("a microVM cannot share directories of the host: use a node with the container runtime")
         if spec.snapshot_id is not None:
             source = await self._snapshots.source(spec, spec.snapshot_id)
-        else:
-            source = await self._templates.get(spec.template)
+            return self._noted(await self._machines.clone(spec, source, claim=not ahead))
+        source = await self._templates.get(spec.template)
+        zygote = await self._zygotes.get(source, spec)
+        if zygote is not None:
+            try:
+                return self._noted(await self._machines.clone(spec, source, zygote, claim=not ahead))
+            except ForkRefused as error:
+                log.warning("zygote.refused", template=spec.template.template_id, reason=error.message)
+                self._zygotes.drop(source)
         instance = self._noted(await self._machines.clone(spec, source, claim=not ahead))
         if ahead:
             await self._rehearsed(instance)

@@ -108,9 +108,10 @@ class Seats:
             raise
         self._links.release(seat.link)
 
-    async def user_namespace(self, seat: Seat) -> int:
-        """Descriptor of a namespace in which the seat's id is root and there is no other; the caller closes it."""
-        return await self._launcher.userns(seat.uid, 1)
+    async def user_namespace(self, seat: Seat, *, ids: int = 1) -> int:
+        """Descriptor of a namespace in which the seat's id is root and there are so many of its ids; the caller closes
+        it."""
+        return await self._launcher.userns(seat.uid, ids)
 
     async def _in_turn(self, job: Callable[..., T], *arguments: object) -> T:
         async with self._one_at_a_time:

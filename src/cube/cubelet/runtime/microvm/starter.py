@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cube.cubelet.runtime.container.launcher import Launcher
 from cube.cubelet.runtime.microvm import accelerator, capture, command, layers, vmm
 from cube.cubelet.runtime.microvm.boot import BootFiles, command_line
 from cube.cubelet.runtime.microvm.capture import Fit
+from cube.cubelet.runtime.microvm.channel import Door
 from cube.cubelet.runtime.microvm.command import ColdBoot, Machine
 from cube.cubelet.runtime.microvm.emulator import Emulator
 from cube.cubelet.runtime.microvm.jail import Jail
@@ -24,7 +26,7 @@ from cube.cubelet.storage.images import ImageStore
 from cube.model.errors import SnapshotDamaged, TemplateNotFound, Unavailable
 from cube.model.resources import Resources
 from cube.model.template import Template
-from cube.settings import Settings
+from cube.settings import ID_RANGE, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,14 @@ class Started:
     #: The open file that its memory began with, closed with it; and its device and inode number.
     base: int
     memory: tuple[int, int]
+    #: How its guest is reached first.
+    control: Door
+
+    async def give_up(self) -> None:
+        """End it before its guest was reached. Raises ``HostError``."""
+        if isinstance(self.control, socket.socket):
+            self.control.close()
+        await self.vmm.kill()
 
 
 class Starter:
@@ -86,13 +96,22 @@ class Starter:
             return self._boot_files
 
     async def load(
-        self, seat: Seat, template: Template, resources: Resources, source: Path, disk: Path, watch: Stopwatch
+        self,
+        seat: Seat,
+        template: Template,
+        resources: Resources,
+        source: Path,
+        disk: Path,
+        watch: Stopwatch,
+        *,
+        forks: int | None = None,
     ) -> Started:
         """Start from the memory and devices of a capture in ``source``, with this disk; what fits was checked before.
 
+        ``forks`` makes it a zygote, see :func:`vmm.start`.
         Raises ``SnapshotDamaged`` when QEMU does not take the state, ``HostError``.
         """
-        started = await self._start(seat, template, resources, source / capture.MEMORY, disk, None)
+        started = await self._start(seat, template, resources, source / capture.MEMORY, disk, None, forks)
         watch.lap("qemu")
         try:
             with _opened(source / capture.DEVICES, os.O_RDONLY) as state:
@@ -119,8 +138,9 @@ class Starter:
         memory: Path,
         disk: Path,
         boot: BootFiles | None,
+        forks: int | None = None,
     ) -> Started:
-        namespace = await self._seats.user_namespace(seat)
+        namespace = await self._seats.user_namespace(seat, ids=1 if forks is None else ID_RANGE)
         with ExitStack() as borrowed:
             borrowed.callback(os.close, namespace)
             image = borrowed.enter_context(self._image(template))
@@ -135,6 +155,7 @@ class Starter:
                 seat.uid,
                 kvm=self.accelerator == "kvm",
                 boot=None if boot is None else (boot.kernel, boot.initramfs),
+                zygote=forks is not None,
             )
             machine = await vmm.start(
                 self._launcher,
@@ -144,10 +165,11 @@ class Starter:
                 Drives(image, layer, seat.link.descriptor),
                 self.doors(seat),
                 None if boot is None else self._cold_boot(template, resources),
+                forks,
             )
             # The machine's now, to be closed with it.
             machine.owns(os.dup(base))
-        return Started(machine, machine.owned[0], (began.st_dev, began.st_ino))
+        return Started(machine, machine.owned[0], (began.st_dev, began.st_ino), self.doors(seat).control)
 
     @contextmanager
     def _image(self, template: Template) -> Iterator[int]:

@@ -7,7 +7,8 @@ import time
 
 class Stopwatch:
     """Milliseconds of one start by what they were spent on, in order: ``seat``, ``layer``, ``network``, ``qemu``
-    (until it takes commands), ``state`` (of the devices), ``guest`` (until it has confirmed who it is)."""
+    (until it takes commands) and ``state`` (of the devices), or ``fork`` in the place of these two, and ``guest``
+    (until it has confirmed who it is)."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}

@@ -22,7 +22,7 @@ from cube.cubelet.runtime.microvm import command
 from cube.cubelet.runtime.microvm.command import ColdBoot, Machine
 from cube.cubelet.runtime.microvm.jail import Jail
 from cube.cubelet.runtime.microvm.monitor import PATIENCE, Monitor, MonitorClosed
-from cube.cubelet.runtime.microvm.qmp import CommandFailed, Event
+from cube.cubelet.runtime.microvm.qmp import CommandFailed, Event, State
 from cube.model.errors import CubeError, HostError
 
 log = structlog.get_logger(__name__)
@@ -109,6 +109,11 @@ class Vmm:
         except BaseException:
             os.close(pidfd)
             raise
+
+    @classmethod
+    def forked(cls, pid: int, pidfd: int, conversation: socket.socket, words: int) -> Vmm:
+        """A fork, which takes commands at once, for its zygote did. All that is given belongs to it."""
+        return cls(pid, pidfd, Monitor(conversation, State.READY), words)
 
     async def ready(self, seconds: float = PATIENCE) -> None:
         """Wait until it takes commands. Raises ``VmmEnded``, ``HostError``."""
@@ -229,10 +234,12 @@ async def start(
     drives: Drives,
     doors: Doors,
     boot: ColdBoot | None = None,
+    forks: int | None = None,
 ) -> Vmm:
     """Start QEMU for a machine; returns when it takes commands. The guest does not run yet.
 
-    ``places`` are the steps that put the process into its cgroup. Raises ``HostError``; then, and when it is cancelled,
+    ``places`` are the steps that put the process into its cgroup. ``forks`` makes it a zygote: the socket over which it
+    is asked to fork. Raises ``HostError``; then, and when it is cancelled,
     no process is left.
     """
     with contextlib.ExitStack() as ours:
@@ -240,11 +247,12 @@ async def start(
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         ours.callback(os.close, writer)
         given = [*(listener.fileno() for listener in listeners), drives.image, drives.layer]
-        given += [] if drives.tap is None else [drives.tap]
-        argv = tuple(command.arguments(machine, boot))
+        given += [one for one in (drives.tap, forks) if one is not None]
+        zygote = forks is not None
+        argv = tuple(command.arguments(machine, boot, zygote=zygote))
 
         def complete(control: int) -> list[Step]:
-            program = Execute(control, writer, command.PROGRAM, argv, command.environment(), tuple(given))
+            program = Execute(control, writer, command.PROGRAM, argv, command.environment(zygote=zygote), tuple(given))
             return [*places, *jail.steps(), program]
 
         try:

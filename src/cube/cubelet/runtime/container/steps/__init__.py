@@ -30,6 +30,7 @@ from cube.cubelet.runtime.container.steps.places import (
     JoinCgroup,
     NewCgroupNamespace,
     NewNet,
+    SharePids,
 )
 from cube.cubelet.runtime.container.steps.rights import (
     CapabilitySet,
@@ -69,6 +70,7 @@ __all__ = [
     "ResourceLimit",
     "Seccomp",
     "Serve",
+    "SharePids",
     "Staging",
     "Step",
     "SymbolicLink",

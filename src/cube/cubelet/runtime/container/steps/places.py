@@ -69,6 +69,19 @@ class NewNet(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class SharePids(Step):
+    """Stay in the host's process namespace, for a process whose forks outlive it: a namespace ends with its first."""
+
+    op: ClassVar[int] = 30
+
+    def encode(self, body: Writer, index: Index) -> None:
+        pass
+
+    def __str__(self) -> str:
+        return "staying in the host's process namespace"
+
+
+@dataclass(frozen=True, slots=True)
 class NewCgroupNamespace(Step):
     """Make the cgroups that were joined the roots of what the sandbox sees."""
 
