@@ -21,8 +21,9 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 
-#include "fork.h"
+#include "descriptors.h"
 #include "kernel.h"
+#include "threads.h"
 
 /* C libraries in which these are names for the plain functions. */
 #undef open64
@@ -112,17 +113,17 @@ int madvise(void *address, size_t size, int advice)
     return (int)call(SYS_madvise, (long)address, (long)size, advice, 0, 0, 0);
 }
 
-/* These do what they always do, and let fork.c know. */
+/* These do what they always do, and let it be known to whom a fork matters. */
 int eventfd(unsigned count, int flags)
 {
     int fd = (int)call(SYS_eventfd2, count, flags, 0, 0, 0, 0);
-    note_event(fd);
+    descriptors_note_event(fd);
     return fd;
 }
 
 int close(int fd)
 {
-    note_closed(fd);
+    descriptors_note_closed(fd);
     return (int)call(SYS_close, fd, 0, 0, 0, 0, 0);
 }
 
@@ -133,7 +134,7 @@ int ioctl(int fd, unsigned long request, ...)
     long argument = va_arg(rest, long);
     va_end(rest);
     if (request == TUNSETOFFLOAD)
-        note_offload((uint32_t)argument);
+        descriptors_note_offload((uint32_t)argument);
     return (int)call(SYS_ioctl, fd, (long)request, argument, 0, 0, 0);
 }
 
@@ -143,5 +144,5 @@ int pthread_create(void *thread, const void *attributes, void *(*run)(void *), v
     static make_thread_fn *make;
     if (make == 0)
         make = (make_thread_fn *)dlsym(RTLD_NEXT, "pthread_create");
-    return make_thread(make, thread, attributes, run, argument);
+    return threads_make(make, thread, attributes, run, argument);
 }

@@ -34,7 +34,7 @@ from cube.cubelet.runtime.microvm.zygotes import Zygotes
 from cube.cubelet.storage.claims import Claims
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
-from cube.model.errors import CubeError, HostError, SandboxNotRunning, SandboxStopped, Unsupported
+from cube.model.errors import CubeError, HostError, SandboxNotRunning, SandboxStopped, SnapshotDamaged, Unsupported
 from cube.model.resources import ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
 from cube.netagent.agent import NetworkAgent
@@ -150,7 +150,8 @@ class MicroVMRuntime:
         if zygote is not None:
             try:
                 return self._noted(await self._machines.clone(spec, source, zygote, claim=not ahead))
-            except ForkRefused as error:
+            except (ForkRefused, SnapshotDamaged) as error:
+                # Ended meanwhile, perhaps, and its disk removed.
                 log.warning("zygote.refused", template=spec.template.template_id, reason=error.message)
                 self._zygotes.drop(source)
         instance = self._noted(await self._machines.clone(spec, source, claim=not ahead))

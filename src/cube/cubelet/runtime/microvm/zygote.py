@@ -58,6 +58,8 @@ class Zygote:
         Raises ``ForkRefused``, ``HostError``; then, and when it is cancelled, there is no process.
         """
         async with self._one_at_a_time:
+            if not self.alive:
+                raise ForkRefused("the zygote has ended")
             self.used = asyncio.get_running_loop().time()
             making = asyncio.ensure_future(self._forked(seat, disk, doors))
             try:
@@ -109,10 +111,11 @@ class Zygote:
         return pidfd
 
     async def end(self) -> None:
-        """End it; forks live on. May be called twice. Raises ``HostError``."""
-        self.requests.close()
-        self.control.close()
-        await self.started.vmm.kill()
+        """End it, after the fork that is being made; forks live on. May be called twice. Raises ``HostError``."""
+        async with self._one_at_a_time:
+            self.requests.close()
+            self.control.close()
+            await self.started.vmm.kill()
 
 
 def _connection(undo: ExitStack) -> tuple[socket.socket, socket.socket]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import structlog
 
+from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.runtime.container.uninterrupted import in_thread
 from cube.cubelet.runtime.microvm import capture, forks
 from cube.cubelet.runtime.microvm.guest import MicroVMGuest
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 #: Seconds after its last fork that one is kept.
 KEPT: Final = 900.0
 _ANSWER: Final = 120.0
+#: Seconds between two looks for those that are needed no more.
+_LOOK: Final = 30.0
 #: Seconds after which one that could not be made is tried again.
 _AGAIN: Final = 60.0
 
@@ -43,6 +46,7 @@ class Zygotes:
 
     def __init__(self, settings: Settings, volume: Volume, layers: Layers, starter: Starter, seats: Seats) -> None:
         self._most = settings.vm_zygotes
+        self._memory = MemoryGauge(settings.memory_reserve)
         self._volume = volume
         self._layers = layers
         self._starter = starter
@@ -51,6 +55,7 @@ class Zygotes:
         self._making: dict[Path, asyncio.Task[None]] = {}
         #: When a zygote could not be made, in seconds of the event loop.
         self._failed: dict[Path, float] = {}
+        self._tending: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -68,7 +73,7 @@ class Zygotes:
             return zygote
         self.drop(source)
         now = asyncio.get_running_loop().time()
-        if self._closed or now < self._failed.get(key, -_AGAIN) + _AGAIN:
+        if self._closed or now < self._failed.get(key, -_AGAIN) + _AGAIN or self._memory.short:
             return None
         if key not in self._making:
             self._making[key] = asyncio.create_task(self._make(source, template), name=f"zygote {key.name}")
@@ -85,9 +90,10 @@ class Zygotes:
     async def close(self) -> None:
         """End all of them; what was forked lives on."""
         self._closed = True
-        for task in self._making.values():
+        tasks = [*self._making.values(), *([] if self._tending is None else [self._tending])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._making.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         zygotes, self._ready = list(self._ready.values()), {}
         await asyncio.gather(*self._ending, *(self._end(zygote) for zygote in zygotes))
 
@@ -110,14 +116,24 @@ class Zygotes:
         self._ready[source.directory] = zygote
         log.info("zygote.ready", template=template.template_id)
         self._make_room()
+        if self._tending is None or self._tending.done():
+            self._tending = asyncio.create_task(self._tend(), name="zygotes")
+
+    async def _tend(self) -> None:
+        while self._ready:
+            await asyncio.sleep(_LOOK)
+            self._make_room()
 
     def _make_room(self) -> None:
-        """End those that were not used for long, and those that are too many."""
-        by_use = sorted(self._ready.items(), key=lambda item: item[1].used)
+        """End those that are too many, were not used for long, or whose template has gone; all of them when memory is
+        short."""
+        keep = 0 if self._memory.short else self._most
         late = asyncio.get_running_loop().time() - KEPT
-        for key, zygote in [item for item in by_use if item[1].used < late] or by_use[: -self._most]:
-            del self._ready[key]
-            self._later(self._end(zygote))
+        by_use = sorted(self._ready.items(), key=lambda item: item[1].used, reverse=True)
+        for number, (key, zygote) in enumerate(by_use):
+            if number >= keep or zygote.used < late or not (key / capture.MANIFEST).exists():
+                del self._ready[key]
+                self._later(self._end(zygote))
 
     async def _made(self, source: Source, template: Template) -> Zygote:
         seat = await self._seats.acquire(template.resources)

@@ -71,6 +71,19 @@ def events(process: int) -> set[str]:
     return {match[1] for text in found if (match := re.search(r"eventfd-id:\s*(\d+)", text))}
 
 
+def mounts(process: int | str) -> str | None:
+    """The mount namespace of a process, which a zygote and its forks share; ``None`` when it has gone."""
+    try:
+        return os.readlink(f"/proc/{process}/ns/mnt")
+    except OSError:
+        return None
+
+
+def members(family: str | None) -> set[str]:
+    """Ids of the processes in a mount namespace."""
+    return {name for name in os.listdir("/proc") if name.isdigit() and mounts(name) == family}
+
+
 class TestOfItsOwn:
     """What a fork does not share with anybody."""
 
@@ -219,13 +232,14 @@ class TestFailure:
             seen.append(uid)
             return await plain(sock, uid, replace(given, groups=[full]))
 
-        parent = (await zygote(node)).started.vmm.pid
-        children = _forks_of(parent)
+        family = mounts((await zygote(node)).started.vmm.pid)
+        before = members(family)
         monkeypatch.setattr(forks, "fork", fork_elsewhere)
         instance = await node.create()
         assert seen
         assert "qemu" in laps(node, instance)
-        assert _forks_of(parent) <= children
+        # The zygote is given up, too.
+        assert members(family) < before
         os.close(full)
 
     async def test_one_that_is_given_up_meanwhile_is_ended(self, node: VmNode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,16 +261,3 @@ class TestFailure:
             await creating
         assert not exists(made[0])
         assert spec.sandbox_id not in await node.runtime.leftovers()
-
-
-def _forks_of(parent: int) -> set[int]:
-    """Processes that run the program of this one in its mount namespace, itself left out."""
-    namespace = os.readlink(f"/proc/{parent}/ns/mnt")
-    found = set()
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and os.readlink(f"/proc/{name}/ns/mnt") == namespace:
-                found.add(int(name))
-        except OSError:
-            continue
-    return found - {parent}
