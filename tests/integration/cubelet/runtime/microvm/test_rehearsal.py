@@ -1,4 +1,5 @@
-"""Machines that are started before anybody asks have run a first command, whose code is translated by then."""
+"""Machines that are started before anybody asks have run a first command, whose code is translated by then. Forks have
+it from their zygote."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[VmNode]:
-    async with vm_node(tmp_path) as running:
+    async with vm_node(tmp_path, vm_zygotes=0) as running:
         await running.create()  # the template is captured, which runs commands too
         yield running
 
