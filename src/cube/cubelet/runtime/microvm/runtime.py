@@ -28,7 +28,7 @@ from cube.cubelet.runtime.microvm.recovery import Recovery
 from cube.cubelet.runtime.microvm.seats import Seat, Seats
 from cube.cubelet.runtime.microvm.snapshots import Snapshots
 from cube.cubelet.runtime.microvm.starter import Starter
-from cube.cubelet.runtime.microvm.templates import TemplateCaptures
+from cube.cubelet.runtime.microvm.templates import Source, TemplateCaptures
 from cube.cubelet.runtime.microvm.warming import rehearse
 from cube.cubelet.runtime.microvm.zygotes import Zygotes
 from cube.cubelet.storage.claims import Claims
@@ -144,20 +144,28 @@ class MicroVMRuntime:
             raise Unsupported("a microVM cannot share directories of the host: use a node with the container runtime")
         if spec.snapshot_id is not None:
             source = await self._snapshots.source(spec, spec.snapshot_id)
-            return self._noted(await self._machines.clone(spec, source, claim=not ahead))
+            return self._noted(await self._machines.clone(spec, source))
         source = await self._templates.get(spec.template)
-        zygote = await self._zygotes.get(source, spec)
-        if zygote is not None:
-            try:
-                return self._noted(await self._machines.clone(spec, source, zygote, claim=not ahead))
-            except (ForkRefused, SnapshotDamaged) as error:
-                # Ended meanwhile, perhaps, and its disk removed.
-                log.warning("zygote.refused", template=spec.template.template_id, reason=error.message)
-                self._zygotes.drop(source)
+        forked = await self._forked(spec, source, claim=not ahead)
+        if forked is not None:
+            return self._noted(forked)
         instance = self._noted(await self._machines.clone(spec, source, claim=not ahead))
         if ahead:
             await self._rehearsed(instance)
         return instance
+
+    async def _forked(self, spec: SandboxSpec, source: Source, *, claim: bool) -> MicroVMInstance | None:
+        """A fork of its template's zygote, ``None`` where there is none or it does not fork."""
+        zygote = await self._zygotes.get(source, spec)
+        if zygote is None:
+            return None
+        try:
+            return await self._machines.clone(spec, source, zygote, claim=claim)
+        except (ForkRefused, SnapshotDamaged) as error:
+            # Ended meanwhile, perhaps, and its disk removed.
+            log.warning("zygote.refused", template=spec.template.template_id, reason=error.message)
+            self._zygotes.drop(source)
+            return None
 
     async def _rehearsed(self, instance: MicroVMInstance) -> None:
         try:

@@ -63,8 +63,8 @@ async def warm(guest: MicroVMGuest, template: Template) -> Mapping[str, Any] | N
 
 
 async def rehearse(guest: MicroVMGuest, template: Template) -> None:
-    """Run a first command in a machine that is nobody's yet. Emulated code is translated when it first runs, in every
-    machine anew, and for a login shell that takes longer than all the rest of a start."""
+    """Run a first command in a machine that is nobody's yet and no fork of a zygote. Emulated code is translated when
+    it first runs, and for a login shell that takes longer than all the rest of a start."""
     await _tried("rehearsal", template, _first_command(_seen(guest, template)))
 
 

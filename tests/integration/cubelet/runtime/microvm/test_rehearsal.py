@@ -1,5 +1,5 @@
 """Machines that are started before anybody asks have run a first command, whose code is translated by then. Forks have
-it from their zygote."""
+it from their zygote, so there are none here."""
 
 from __future__ import annotations
 
