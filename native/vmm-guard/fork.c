@@ -177,24 +177,17 @@ static void begin_thread(void)
                      : "rcx", "r11", "memory");
 }
 
-static int asked_for(char **environment)
+/* Whether requests will come. What a process is started with is not the same to all C libraries before main(). */
+static int is_zygote(void)
 {
-    static const char wanted[] = "VMM_ZYGOTE=1";
-    for (; *environment != 0; environment++) {
-        unsigned i = 0;
-        while (wanted[i] != 0 && (*environment)[i] == wanted[i])
-            i++;
-        if (wanted[i] == 0 && (*environment)[i] == 0)
-            return 1;
-    }
-    return 0;
+    int type = 0, size = sizeof type;
+    kernel(SYS_getsockopt, REQUESTS, SOL_SOCKET, SO_TYPE, (long)&type, (long)&size, 0);
+    return type == SOCK_SEQPACKET;
 }
 
-/* The loader of glibc calls it with what main() gets. */
-static void __attribute__((constructor)) prepare(int argc, char **argv, char **environment)
+static void __attribute__((constructor)) prepare(void)
 {
-    (void)argc, (void)argv;
-    if (!asked_for(environment))
+    if (!is_zygote())
         return;
     descriptors_remember();
     threads_remember();

@@ -23,7 +23,7 @@ MEMORY: Final = "/memory"
 KERNEL: Final = "/boot/kernel"
 INITRAMFS: Final = "/boot/initramfs"
 
-#: Descriptors of the process, in the order in which they are handed over.
+#: Descriptors of the process, in the order in which they are handed over. The last one makes it a zygote.
 MONITOR, SECOND_MONITOR, CONTROL, IMAGE, LAYER, TAP, FORKS = range(3, 10)
 
 #: MiB that QEMU keeps translated code in when it emulates the processor; more is thrown away and translated again.
@@ -81,10 +81,9 @@ def layout(machine: Machine) -> str:
     return hashlib.sha256("\0".join(arguments(machine, None)).encode()).hexdigest()[:16]
 
 
-def environment(*, zygote: bool = False) -> tuple[str, ...]:
+def environment() -> tuple[str, ...]:
     """The whole environment."""
-    common = (f"LD_LIBRARY_PATH={LIBRARIES}", f"LD_PRELOAD={GUARD}", f"QEMU_MODULE_DIR={MODULES}")
-    return (*common, "VMM_ZYGOTE=1") if zygote else common
+    return (f"LD_LIBRARY_PATH={LIBRARIES}", f"LD_PRELOAD={GUARD}", f"QEMU_MODULE_DIR={MODULES}")
 
 
 def _processor(machine: Machine) -> Iterator[str]:

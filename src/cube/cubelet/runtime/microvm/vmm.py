@@ -248,11 +248,10 @@ async def start(
         ours.callback(os.close, writer)
         given = [*(listener.fileno() for listener in listeners), drives.image, drives.layer]
         given += [one for one in (drives.tap, forks) if one is not None]
-        zygote = forks is not None
-        argv = tuple(command.arguments(machine, boot, zygote=zygote))
+        argv = tuple(command.arguments(machine, boot, zygote=forks is not None))
 
         def complete(control: int) -> list[Step]:
-            program = Execute(control, writer, command.PROGRAM, argv, command.environment(zygote=zygote), tuple(given))
+            program = Execute(control, writer, command.PROGRAM, argv, command.environment(), tuple(given))
             return [*places, *jail.steps(), program]
 
         try:

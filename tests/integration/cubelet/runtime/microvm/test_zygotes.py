@@ -192,6 +192,19 @@ class TestLife:
         finally:
             await again.runtime.close()
 
+    async def test_what_removes_everything_after_a_crash_ends_them_too(
+        self, node: VmNode, fork: MicroVMInstance
+    ) -> None:
+        parent = (await zygote(node)).started.vmm
+        process, its_fork = parent.pid, pid(fork)
+        # What the service had open has gone with it.
+        await fork.guest.close()
+        for machine in (fork.running.vmm, parent):
+            machine.release()
+        await node.again().runtime.remove()
+        assert not exists(process)
+        assert not exists(its_fork)
+
     async def test_without_zygotes_each_is_loaded(self, tmp_path: Path) -> None:
         async with vm_node(tmp_path / "plain", vm_zygotes=0) as plain:
             instance = await plain.create()
