@@ -44,6 +44,7 @@ LAYOUTS: list[tuple[Step, bytes]] = [
     (steps.EnterNet(41), u32(1)),
     (steps.NewCgroupNamespace(), b""),
     (steps.NewNet(), b""),
+    (steps.SharePids(), b""),
     (steps.Hostname("h"), text("h")),
     (steps.AttachHost(42, "/l"), u32(2) + text("/l")),
     (steps.Overlay(("/a", "/b"), "/u", "/w", "volatile"), text("/a:/b") + text("/u") + text("/w") + text("volatile")),
