@@ -120,14 +120,37 @@ int descriptors_find_connections(const struct given *given)
 
 /* -- in a fork ---------------------------------------------------------------------------------------------------- */
 
-/* Have every descriptor of an original be what `fresh` is. */
-static long replace(const struct stat *original, int fresh, const struct given *given)
+/* What a descriptor is to be instead; -1 for one that stays. */
+static int instead_of(int fd, const struct given *given)
 {
     struct stat found;
+    if (is_given(given, fd) || kernel2(SYS_fstat, fd, &found) < 0)
+        return -1;
+    for (int i = 0; i < N_REPLACED; i++) {
+        if (same(&found, &originals[i]))
+            return given->fds[i];
+    }
+    return -1;
+}
+
+/* Have every descriptor of an original be what was given for it. */
+static long replace_all(const struct given *given)
+{
+    for (int fd = 0; fd < MAX_DESCRIPTORS; fd++) {
+        const int fresh = instead_of(fd, given);
+        const long error = fresh < 0 ? 0 : kernel3(SYS_dup3, fresh, fd, O_CLOEXEC);
+        if (error < 0)
+            return error;
+    }
+    return 0;
+}
+
+static long never_block(const struct given *given)
+{
     long error = 0;
-    for (int fd = 0; fd < MAX_DESCRIPTORS && error >= 0; fd++) {
-        if (!is_given(given, fd) && kernel2(SYS_fstat, fd, &found) >= 0 && same(original, &found))
-            error = kernel3(SYS_dup3, fresh, fd, O_CLOEXEC);
+    for (int i = 0; i < N_REPLACED && error >= 0; i++) {
+        if (i != NEW_LAYER && i != NEW_STDERR)
+            error = kernel3(SYS_fcntl, given->fds[i], F_SETFL, O_NONBLOCK | kernel2(SYS_fcntl, given->fds[i], F_GETFL));
     }
     return error;
 }
@@ -170,13 +193,10 @@ static long new_events(void)
 long descriptors_replace(const struct given *given)
 {
     long error = like_the_old(given->fds[NEW_TAP]);
-    for (int i = 0; i < N_REPLACED && error >= 0; i++) {
-        const int fd = given->fds[i];
-        if (i != NEW_LAYER && i != NEW_STDERR)
-            error = kernel3(SYS_fcntl, fd, F_SETFL, O_NONBLOCK | kernel2(SYS_fcntl, fd, F_GETFL));
-        if (error >= 0)
-            error = replace(&originals[i], fd, given);
-    }
+    if (error >= 0)
+        error = never_block(given);
+    if (error >= 0)
+        error = replace_all(given);
     descriptors_close(given);
     return error < 0 ? error : new_events();
 }

@@ -89,8 +89,7 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         await asyncio.to_thread(volumes.open)
         gauge = MemoryGauge(settings.memory_reserve)
         slow = runtime.capabilities.isolation != "container"
-        quiet = 0.4 if slow else 0.1
-        stock = Bounds(settings.warm_pool, settings.warm_pool_max, gauge, every_template=slow, quiet=quiet)
+        stock = Bounds(settings.warm_pool, settings.warm_pool_max, gauge, every_template=slow)
         templates = _Templates(settings, images)
         node = Cubelet(runtime, templates, volumes=volumes, prepare=prewarm, stock=stock, network=network)
         cubelet = await stack.enter_async_context(node)

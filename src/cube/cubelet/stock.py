@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 #: Sandboxes that were asked for within so many seconds are kept ready, for so many seconds after a burst (it fades).
 _SPAN_S, _MEMORY_S = 1.0, 120.0
+#: A pause of so many seconds in what is asked for is used to start another one.
+_QUIET_S = 0.1
 #: Sandboxes that are prepared at the same time: each loads a whole interpreter, and requests come first.
 _AT_ONCE = 2
 #: Seconds after which the stock is looked at again when nothing happens, and after the machine refused a sandbox.
@@ -73,9 +75,6 @@ class Bounds:
     #: Whether that is worth it for every template, because a start takes long by itself. Of those without an
     #: interpreter none is kept when nobody asks.
     every_template: bool = False
-    #: A pause of so many seconds in what is asked for is used to start another one: longer than a first command takes,
-    #: or the two slow each other down.
-    quiet: float = 0.1
 
 
 class Stock(Generic[S]):
@@ -87,7 +86,7 @@ class Stock(Generic[S]):
         self._shelves: dict[str, _Shelf[S]] = {}
         #: Chosen for a create that has not come yet, by id.
         self._offered: dict[str, S] = {}
-        self._lull = Lull(bounds.quiet)
+        self._lull = Lull(_QUIET_S)
 
     def ready(self, template_id: str) -> int:
         """How many wait to be handed out."""

@@ -6,7 +6,6 @@ The answer comes from the child itself once it is whole, and the kernel says who
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import struct
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from cube.cubelet.runtime.container.first_process import readable
 from cube.model.errors import HostError
 
 #: Seconds that a fork gets. It takes 5 to 20 ms, and longer while fifty machines start.
@@ -79,24 +79,12 @@ async def fork(sock: socket.socket, uid: int, belongings: Belongings) -> int:
     One at a time. Raises ``ForkRefused``. Not to be cancelled: the child would belong to nobody.
     """
     try:
-        async with asyncio.timeout(PATIENCE):
-            socket.send_fds(sock, [_REQUEST.pack(uid)], belongings.descriptors())
-            return await _answered(sock)
-    except TimeoutError:
-        raise ForkRefused(f"the zygote did not answer within {PATIENCE:g} seconds") from None
+        socket.send_fds(sock, [_REQUEST.pack(uid)], belongings.descriptors())
+        if not await readable(sock.fileno(), PATIENCE):
+            raise ForkRefused(f"the zygote did not answer within {PATIENCE:g} seconds")
+        data, ancillary, _, _ = sock.recvmsg(_ANSWER.size, socket.CMSG_SPACE(_CREDENTIALS.size))
     except OSError as error:
         raise ForkRefused(f"the zygote has ended: {error.strerror}") from error
-
-
-async def _answered(sock: socket.socket) -> int:
-    loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock, lambda: None if readable.done() else readable.set_result(None))
-    try:
-        await readable
-    finally:
-        loop.remove_reader(sock)
-    data, ancillary, _, _ = sock.recvmsg(_ANSWER.size, socket.CMSG_SPACE(_CREDENTIALS.size))
     return decode(data, ancillary)
 
 

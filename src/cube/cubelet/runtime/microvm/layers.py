@@ -64,16 +64,23 @@ class Layers:
             )
 
 
-def copy_into(source: Path, target: int) -> None:
-    """Share the blocks of a captured file with an empty one; raises ``SnapshotDamaged`` when it is gone."""
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """A captured file, or a copy of one, opened for the block; raises ``SnapshotDamaged`` when it is gone."""
     try:
-        handle = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise SnapshotDamaged(f"the captured {source.name} is gone") from None
+        handle = os.open(path, flags | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise SnapshotDamaged(f"the captured {path.name} is gone") from error
     try:
-        sparse.clone(handle, target)
+        yield handle
     finally:
         os.close(handle)
+
+
+def copy_into(source: Path, target: int) -> None:
+    """Share the blocks of a captured file with an empty one; raises ``SnapshotDamaged`` when it is gone."""
+    with opened(source, os.O_RDONLY) as handle:
+        sparse.clone(handle, target)
 
 
 def empty_memory(directory: Path, resources: Resources) -> Path:

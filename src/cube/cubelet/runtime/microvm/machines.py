@@ -18,7 +18,6 @@ from cube.cubelet.runtime.microvm.seats import Seat, Seats
 from cube.cubelet.runtime.microvm.starter import Started, Starter
 from cube.cubelet.runtime.microvm.stopwatch import Stopwatch
 from cube.cubelet.runtime.microvm.templates import Source
-from cube.cubelet.runtime.microvm.vmm import Vmm
 from cube.cubelet.runtime.microvm.zygote import Zygote
 from cube.cubelet.storage.claims import Claims
 from cube.cubelet.storage.volume import Volume
@@ -111,7 +110,7 @@ class Machines:
         try:
             instance = await self._confirmed(spec, seat, started, machine_id, boot, watch, fresh=fresh)
         except BaseException:
-            await asyncio.shield(self.end(started.vmm))
+            await asyncio.shield(started.vmm.give_up())
             raise
         if zygote is not None:
             instance.inherited = zygote.contexts
@@ -149,26 +148,14 @@ class Machines:
             raise
         return instance
 
-    async def end(self, vmm: Vmm) -> None:
-        """End a machine that will not be used; what does not end is a leftover for later."""
-        try:
-            await vmm.kill()
-        except CubeError as error:
-            log.warning("vmm.stuck", pid=vmm.pid, reason=error.message)
-
     async def undo(self, sandbox_id: str, seat: Seat) -> None:
         """Remove all that a sandbox has; what cannot be removed now is a leftover for later."""
         try:
             await self.network.release(sandbox_id)
-            await self.free(seat)
+            await self.starter.free(seat)
             await in_thread(self.volume.remove, sandbox_id)
         except CubeError as error:
             log.warning("sandbox.undo_failed", sandbox=sandbox_id, reason=error.message)
             return
         self.claims.release(sandbox_id)
         self.records.forget(sandbox_id)
-
-    async def free(self, seat: Seat) -> None:
-        """Give a seat back, with all that is in it."""
-        self.starter.doors(seat).remove()
-        await self.seats.leave(seat)

@@ -113,7 +113,7 @@ class Pauses:
             await instance.guest.close()
             await self._machines.network.release(instance.sandbox_id)
             await in_thread(self._stopped, instance.spec, layer)
-            await self._machines.free(instance.seat)
+            await self._machines.starter.free(instance.seat)
         except CubeError as error:
             raise SandboxStopped(f"the sandbox could not be stopped in order: {error.message}", cause=error) from error
         self._machines.records.forget(instance.sandbox_id)
@@ -159,7 +159,7 @@ class Pauses:
         try:
             checking.result()
         except BaseException:
-            await asyncio.shield(self._machines.end(started.vmm))
+            await asyncio.shield(started.vmm.give_up())
             raise
         return started
 
@@ -173,7 +173,7 @@ class Pauses:
     async def _fall_back(self, instance: MicroVMInstance, layer: Path) -> None:
         started, instance.started = instance.started, None
         if started is not None:
-            await self._machines.end(started.vmm)
+            await started.vmm.give_up()
         await in_thread(restore_disk, layer)
         self._machines.records.forget(instance.sandbox_id)
         await self._machines.seats.clear(instance.seat)
@@ -214,7 +214,7 @@ class Pauses:
         self._machines.records.forget(spec.sandbox_id)
         try:
             await self._machines.network.release(spec.sandbox_id)
-            await self._machines.free(seat)
+            await self._machines.starter.free(seat)
         except CubeError as error:
             log.warning("sandbox.resume_leftover", sandbox=spec.sandbox_id, reason=error.message)
 

@@ -143,7 +143,7 @@ class Recovery:
             return await self._instance(spec, record, seat, vmm)
         except CubeError as error:
             log.warning("sandbox.not_adopted", sandbox=spec.sandbox_id, reason=error.message)
-            await self._machines.end(vmm)
+            await vmm.give_up()
             raise SandboxNotFound(spec.sandbox_id) from error
 
     async def _instance(self, spec: SandboxSpec, record: Record, seat: Seat, vmm: Vmm) -> MicroVMInstance:

@@ -259,7 +259,7 @@ class MicroVMRuntime:
                 await instance.started.vmm.kill()
         await self._network.release(sandbox_id)
         if seat is not None:
-            await self._machines.free(seat)
+            await self._starter.free(seat)
         else:
             await self._destroy_forgotten(sandbox_id)
         await in_thread(self._volume.remove, sandbox_id)

@@ -114,7 +114,7 @@ class Starter:
         started = await self._start(seat, template, resources, source / capture.MEMORY, disk, None, forks)
         watch.lap("qemu")
         try:
-            with _opened(source / capture.DEVICES, os.O_RDONLY) as state:
+            with layers.opened(source / capture.DEVICES, os.O_RDONLY) as state:
                 await started.vmm.load(state)
             watch.lap("state")
         except vmm.VmmEnded as error:
@@ -124,6 +124,11 @@ class Starter:
             await asyncio.shield(started.vmm.kill())
             raise
         return started
+
+    async def free(self, seat: Seat) -> None:
+        """Give a seat back, with all that is in it. Raises ``HostError`` when something in it does not end."""
+        self.doors(seat).remove()
+        await self._seats.leave(seat)
 
     async def boot(self, seat: Seat, template: Template, resources: Resources, layer: Path) -> Started:
         """Start from a kernel over the disk in ``layer``, with empty memory beside it. Raises ``HostError``."""
@@ -144,8 +149,8 @@ class Starter:
         with ExitStack() as borrowed:
             borrowed.callback(os.close, namespace)
             image = borrowed.enter_context(self._image(template))
-            layer = borrowed.enter_context(_opened(disk, os.O_RDWR))
-            base = borrowed.enter_context(_opened(memory, os.O_RDONLY))
+            layer = borrowed.enter_context(layers.opened(disk, os.O_RDWR))
+            base = borrowed.enter_context(layers.opened(memory, os.O_RDONLY))
             began = os.fstat(base)
             jail = Jail(
                 self._stage,
@@ -186,15 +191,3 @@ class Starter:
         uids = users.user_ids(self._images.mount(template), template.config.sudo_users)
         emulated = self.accelerator == "tcg"
         return ColdBoot(command_line(sudo_uids=uids, pids=resources.pids, console="hvc0", emulated=emulated))
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    try:
-        handle = os.open(path, flags | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise SnapshotDamaged(f"the captured {path.name} is gone") from error
-    try:
-        yield handle
-    finally:
-        os.close(handle)

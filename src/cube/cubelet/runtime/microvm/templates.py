@@ -182,9 +182,8 @@ class TemplateCaptures:
         return None if contexts is None else dict(contexts)
 
     async def _clear(self, seat: Seat, name: str) -> None:
-        self._starter.doors(seat).remove()
         try:
-            await self._seats.leave(seat)
+            await self._starter.free(seat)
         except CubeError as error:
             log.warning("template.capture_leftover", seat=seat.index, reason=error.message)
         await in_thread(self._volume.remove, name)

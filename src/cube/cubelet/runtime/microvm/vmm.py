@@ -159,6 +159,13 @@ class Vmm:
                 raise HostError(f"QEMU (process {self.pid}) survives SIGKILL: it hangs in the kernel") from None
         self.release()
 
+    async def give_up(self) -> None:
+        """End one that will not be used; what does not end is a leftover for later."""
+        try:
+            await self.kill()
+        except CubeError as error:
+            log.warning("vmm.stuck", pid=self.pid, reason=error.message)
+
     def release(self) -> None:
         """Let go of it and leave it running; may be called twice."""
         self._monitor.close()
@@ -238,9 +245,8 @@ async def start(
 ) -> Vmm:
     """Start QEMU for a machine; returns when it takes commands. The guest does not run yet.
 
-    ``places`` are the steps that put the process into its cgroup. ``forks`` makes it a zygote: the socket over which it
-    is asked to fork. Raises ``HostError``; then, and when it is cancelled,
-    no process is left.
+    ``places`` are the steps that put the process into its cgroup. ``forks``, beside a TAP, makes it a zygote: it is the
+    socket over which it is asked to fork. Raises ``HostError``; then, and when it is cancelled, no process is left.
     """
     with contextlib.ExitStack() as ours:
         listeners = [ours.enter_context(doors.listen(door)) for door in DOORS]
@@ -267,13 +273,6 @@ async def _greeted(pid: int, pidfd: int, doors: Doors, words: int) -> Vmm:
     try:
         await vmm.ready()
     except BaseException:
-        await asyncio.shield(_give_up(vmm))
+        await asyncio.shield(vmm.give_up())
         raise
     return vmm
-
-
-async def _give_up(vmm: Vmm) -> None:
-    try:
-        await vmm.kill()
-    except CubeError as error:
-        log.warning("vmm.stuck", pid=vmm.pid, reason=error.message)

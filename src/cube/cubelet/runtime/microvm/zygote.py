@@ -14,19 +14,20 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cube.cubelet.cgroups.group import Cgroup
+from cube.cubelet.runtime.container.uninterrupted import settled
 from cube.cubelet.runtime.microvm import forks
 from cube.cubelet.runtime.microvm.forks import Belongings, ForkRefused
+from cube.cubelet.runtime.microvm.layers import opened
 from cube.cubelet.runtime.microvm.seats import Seat
 from cube.cubelet.runtime.microvm.starter import Started
 from cube.cubelet.runtime.microvm.vmm import DOORS, Doors, Vmm
-from cube.model.errors import HostError
 from cube.settings import ID_RANGE
 
 
@@ -55,7 +56,7 @@ class Zygote:
     async def fork(self, seat: Seat, disk: Path, doors: Doors) -> Started:
         """A machine in a furnished seat, with a copy of :attr:`disk` as its own; it takes commands and stands still.
 
-        Raises ``ForkRefused``, ``HostError``; then, and when it is cancelled, there is no process.
+        Raises ``ForkRefused``, ``SnapshotDamaged``, ``HostError``; then, and when it is cancelled, there is no process.
         """
         async with self._one_at_a_time:
             if not self.alive:
@@ -63,11 +64,10 @@ class Zygote:
             self.used = asyncio.get_running_loop().time()
             making = asyncio.ensure_future(self._forked(seat, disk, doors))
             try:
-                return await asyncio.shield(making)
+                return await settled(making)
             except asyncio.CancelledError:
-                await asyncio.wait((making,))
-                if not making.cancelled() and making.exception() is None:
-                    await making.result().give_up()
+                if making.exception() is None:
+                    await asyncio.shield(making.result().give_up())
                 raise
 
     async def _forked(self, seat: Seat, disk: Path, doors: Doors) -> Started:
@@ -86,7 +86,7 @@ class Zygote:
                     uid,
                     Belongings(
                         doors=[given.enter_context(doors.listen(door)).fileno() for door in DOORS],
-                        layer=given.enter_context(_opened(disk)),
+                        layer=given.enter_context(opened(disk, os.O_RDWR)),
                         tap=seat.link.descriptor,
                         errors=errors,
                         monitor_connection=its_monitor.fileno(),
@@ -111,11 +111,11 @@ class Zygote:
         return pidfd
 
     async def end(self) -> None:
-        """End it, after the fork that is being made; forks live on. May be called twice. Raises ``HostError``."""
+        """End it, after the fork that is being made; forks live on. May be called twice."""
         async with self._one_at_a_time:
             self.requests.close()
             self.control.close()
-            await self.started.vmm.kill()
+            await self.started.vmm.give_up()
 
 
 def _connection(undo: ExitStack) -> tuple[socket.socket, socket.socket]:
@@ -140,15 +140,3 @@ def _user(pid: int) -> int | None:
                 ids = set(line.split()[1:])
                 return int(ids.pop()) if len(ids) == 1 else None
     return None
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise HostError(f"the disk {path} is gone") from error
-    try:
-        yield handle
-    finally:
-        os.close(handle)

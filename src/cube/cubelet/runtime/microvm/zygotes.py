@@ -16,6 +16,7 @@ from cube.cubelet.runtime.container.uninterrupted import in_thread
 from cube.cubelet.runtime.microvm import capture, forks
 from cube.cubelet.runtime.microvm.guest import MicroVMGuest
 from cube.cubelet.runtime.microvm.layers import Layers
+from cube.cubelet.runtime.microvm.machines import ANSWER
 from cube.cubelet.runtime.microvm.seats import Seat, Seats
 from cube.cubelet.runtime.microvm.starter import Starter
 from cube.cubelet.runtime.microvm.stopwatch import Stopwatch
@@ -33,7 +34,6 @@ log = structlog.get_logger(__name__)
 
 #: Seconds after its last fork that one is kept.
 KEPT: Final = 900.0
-_ANSWER: Final = 120.0
 #: Seconds between two looks for those that are needed no more.
 _LOOK: Final = 30.0
 #: Seconds after which one that could not be made is tried again.
@@ -156,7 +156,7 @@ class Zygotes:
             try:
                 control, contexts = await self._prepared(seat, source, template, started.vmm)
             except BaseException:
-                await asyncio.shield(started.vmm.kill())
+                await asyncio.shield(started.vmm.give_up())
                 raise
             undo.pop_all()
         return Zygote(started, seat, disk, contexts, ours, control)
@@ -169,7 +169,7 @@ class Zygotes:
         try:
             control.setblocking(False)
             await machine.cont()
-            guest = await MicroVMGuest.connect(control.dup(), seat.name, seconds=_ANSWER)
+            guest = await MicroVMGuest.connect(control.dup(), seat.name, seconds=ANSWER)
             contexts = await prepare(guest, template, source.manifest.contexts)
             await machine.stop()
         except BaseException:
@@ -178,16 +178,12 @@ class Zygotes:
         return control, contexts
 
     async def _end(self, zygote: Zygote) -> None:
-        try:
-            await zygote.end()
-        except CubeError as error:
-            log.warning("vmm.stuck", pid=zygote.started.vmm.pid, reason=error.message)
+        await zygote.end()
         await self._clear(zygote.seat, f"build{zygote.seat.index}")
 
     async def _clear(self, seat: Seat, name: str) -> None:
-        self._starter.doors(seat).remove()
         try:
-            await self._seats.leave(seat)
+            await self._starter.free(seat)
             await in_thread(self._volume.remove, name)
         except CubeError as error:
             log.warning("zygote.leftover", seat=seat.index, reason=error.message)
