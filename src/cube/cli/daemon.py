@@ -52,11 +52,13 @@ def running_pid(settings: Settings) -> int | None:
     """Process id of the running service, ``None`` when none runs (a file left over from a crash is not believed)."""
     try:
         with pid_file(settings).open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # The open file: one that ends removes its name at any moment.
+                return int(file.read() or 0) or None
     except FileNotFoundError:
         return None
-    except BlockingIOError:
-        return int(pid_file(settings).read_text() or 0) or None
     return None
 
 
