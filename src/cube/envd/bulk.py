@@ -1,25 +1,33 @@
 """Long request bodies, read into the memory that they are written from.
 
 On its usual way through the server a byte of a body is copied four times before the file system gets it. An application
-that asks for a body in bulk gets pieces of a mebibyte that the kernel has filled itself; the server's parser, which has
-seen the head and knows how long the body is, is left out until the next request.
+that asks for a body in bulk gets pieces of one or four MiB that the kernel has filled itself; the server's parser,
+which has seen the head and knows how long the body is, is left out until the next request.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cube.envd.aligned import aligned_buffer
 from cube.envd.asgi import ClientDisconnected, Receive, Scope, body_chunks
 
 #: Name of the server's offer among the ASGI extensions of a request.
 EXTENSION: Final = "cube.bulk"
 #: Bytes of a piece; shorter bodies are not worth the change.
 PIECE: Final = 1024 * 1024
+#: Bytes of a piece of a long body: a direct write of one mebibyte waits as long for its turn as for the disk.
+LARGE_PIECE: Final = 4 * PIECE
+#: From so many bytes on a body is long.
+_LONG: Final = 64 * PIECE
+#: Bodies that get large pieces at a time, two each; the memory of more is not spent.
+_LARGE_AT_ONCE: Final = 8
 
 
 class Bulk(Protocol):
@@ -113,6 +121,8 @@ def _announced(headers: list[tuple[bytes, bytes]]) -> int:
 class _Taken:
     """See :class:`Bulk`."""
 
+    _with_large_pieces = 0
+
     def __init__(self, server: BulkServer) -> None:
         self._server = server
         self._origin = 0
@@ -124,24 +134,39 @@ class _Taken:
     async def pieces(self) -> AsyncGenerator[bytes | bytearray]:
         """See :class:`Bulk`."""
         server = self._server
-        reader = _Reader(server)
-        begun = server.begin_bulk(reader)
+        with self._piece_size() as size:
+            reader = _Reader(server, size)
+            begun = server.begin_bulk(reader)
+            try:
+                if begun:
+                    yield begun
+                while reader.left:
+                    position = server.length - reader.left
+                    yield await reader.next(size - (position - self._origin) % size)
+            finally:
+                reader.finish()
+
+    @contextmanager
+    def _piece_size(self) -> Iterator[int]:
+        """Bytes of a piece of this body."""
+        if self._server.length < _LONG or _Taken._with_large_pieces >= _LARGE_AT_ONCE:
+            yield PIECE
+            return
+        _Taken._with_large_pieces += 1
         try:
-            if begun:
-                yield begun
-            while reader.left:
-                position = server.length - reader.left
-                yield await reader.next(PIECE - (position - self._origin) % PIECE)
+            yield LARGE_PIECE
         finally:
-            reader.finish()
+            _Taken._with_large_pieces -= 1
 
 
 class _Reader(asyncio.BufferedProtocol):
     """Fills two buffers in turn, each when it is asked for; in between the kernel's buffers hold the client up."""
 
-    def __init__(self, server: BulkServer) -> None:
+    def __init__(self, server: BulkServer, size: int) -> None:
+        """``size`` is that of a whole piece."""
         self._server = server
-        self._buffers = (bytearray(PIECE), bytearray(PIECE))
+        self._size = size
+        self._buffers = (aligned_buffer(size), aligned_buffer(size))
         self._turn = 0
         self._filled = self._wanted = 0
         self._full = asyncio.Event()
@@ -162,7 +187,7 @@ class _Reader(asyncio.BufferedProtocol):
         if self.lost:
             raise ClientDisconnected
         buffer = self._buffers[self._turn]
-        return buffer if self._filled == PIECE else bytes(memoryview(buffer)[: self._filled])
+        return buffer if self._filled == self._size else bytes(memoryview(buffer)[: self._filled])
 
     def finish(self) -> None:
         """Give the connection back, once the rest of the body is read."""
@@ -172,7 +197,7 @@ class _Reader(asyncio.BufferedProtocol):
             self._server.end_bulk()
             return
         self._discards = True
-        self._filled, self._wanted = 0, PIECE
+        self._filled, self._wanted = 0, self._size
         self._server.flow.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -138,7 +138,13 @@ class GuestFile(Protocol):
         """Two numbers that no other file of the sandbox has as long as this one is open."""
         ...
 
-    def close(self) -> None: ...
+    def finish(self) -> asyncio.Future[None]:
+        """Close a file that was written to, which may wait for the disk."""
+        ...
+
+    def close(self) -> None:
+        """Close a file that was read at most."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from cube.cubelet.cgroups.events import poll_until
-from cube.envd.bulk import PIECE
+from cube.envd import bulk
+from cube.envd.bulk import LARGE_PIECE, PIECE
+from cube.envd.files import ways
 from cube.envd.files.descriptor import DescriptorFile
+from cube.envd.files.ways import FileSink, Speeds, Way
 from cube.envd.guest import Buffer
 from support.envd_server import TOKEN, EnvdServer
 from support.local_guest import LocalGuest
@@ -88,6 +91,59 @@ def test_a_file_is_written_in_whole_pages(
         assert answer(connection)[0] == 200
     assert ends.pop() == len(data)
     assert ends == [PIECE * number for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("kind", [RAW, FORM], ids=["raw", "form"])
+def test_a_long_body_comes_in_large_pieces_past_the_cache(
+    server: EnvdServer, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is the same file."""
+    monkeypatch.setattr(bulk, "_LONG", 2 * LARGE_PIECE)
+    monkeypatch.setattr(ways, "CACHED_FIRST", LARGE_PIECE)
+    monkeypatch.setattr(Speeds, "next", lambda _: Way.DIRECT)
+    direct: list[int] = []
+    plain = FileSink._write_direct
+
+    def write_direct(sink: FileSink, data: Buffer) -> None:
+        direct.append(len(data))
+        plain(sink, data)
+
+    monkeypatch.setattr(FileSink, "_write_direct", write_direct)
+    data = content(5 * LARGE_PIECE + 17).replace(b"\r", b"r")  # nothing that may be the beginning of a boundary
+    body = data if kind == RAW else form(data)
+    with connected(server) as connection:
+        connection.sendall(head(tmp_path / "file", len(body), kind) + body)
+        assert answer(connection)[0] == 200
+    assert (tmp_path / "file").read_bytes() == data
+    assert direct == [LARGE_PIECE] * 4
+
+
+async def test_the_memory_of_large_pieces_is_given_to_few(
+    server: EnvdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And comes back, also from a client that goes away."""
+    monkeypatch.setattr(bulk, "_LONG", 2 * PIECE)
+    monkeypatch.setattr(bulk, "_LARGE_AT_ONCE", 1)
+    sizes: list[int] = []
+    plain = bulk._Reader.__init__
+
+    def begin(reader: bulk._Reader, server: bulk.BulkServer, size: int) -> None:
+        sizes.append(size)
+        plain(reader, server, size)
+
+    monkeypatch.setattr(bulk._Reader, "__init__", begin)
+    data = content(3 * PIECE)
+    with connected(server) as first:
+        first.sendall(head(tmp_path / "first", len(data)) + data[:PIECE])
+        assert await poll_until(lambda: len(sizes) == 1, 10)
+        with connected(server) as second:
+            second.sendall(head(tmp_path / "second", len(data)) + data)
+            assert answer(second)[0] == 200
+    assert await poll_until(lambda: not (tmp_path / "first").exists(), 10)
+    with connected(server) as third:
+        third.sendall(head(tmp_path / "third", len(data)) + data)
+        assert answer(third)[0] == 200
+    assert sizes == [LARGE_PIECE, PIECE, LARGE_PIECE]
 
 
 def test_a_client_that_sends_little_at_a_time(server: EnvdServer, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ class TestBrokenUpload:
             sizes.append(len(data))
             write_all(fd, data)
 
-        monkeypatch.setattr("cube.envd.files.descriptor.write_all", recorded)
+        monkeypatch.setattr("cube.envd.files.ways.write_all", recorded)
         bomb = gzip.compress(bytes(50_000_000))
         assert upload(http, "a", bomb, Content_Encoding="gzip").status_code == 200
         assert (home / "a").stat().st_size == sum(sizes) == 50_000_000

@@ -7,7 +7,8 @@ import contextlib
 import os
 from collections.abc import Mapping
 
-from cube.envd.files.blocking import submit, write_all
+from cube.envd.files.blocking import submit
+from cube.envd.files.ways import FileSink
 from cube.envd.guest import Buffer, GuestFile
 
 
@@ -16,12 +17,13 @@ class DescriptorFile(GuestFile):
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._sink = FileSink(fd)
 
     def read_at(self, size: int, offset: int) -> asyncio.Future[bytes]:
         return submit(os.pread, self.fd, size, offset)
 
     def write(self, data: Buffer) -> asyncio.Future[None]:
-        return submit(write_all, self.fd, data)
+        return submit(self._sink.write, data)
 
     def set_attributes(self, changes: Mapping[str, str | None]) -> asyncio.Future[None]:
         return submit(_set_attributes, self.fd, changes)
@@ -31,6 +33,10 @@ class DescriptorFile(GuestFile):
         known: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         known.set_result((status.st_dev, status.st_ino))
         return known
+
+    def finish(self) -> asyncio.Future[None]:
+        # btrfs may begin to write to the disk when a file is closed that was emptied before.
+        return submit(self.close)
 
     def close(self) -> None:
         os.close(self.fd)

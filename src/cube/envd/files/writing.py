@@ -58,7 +58,7 @@ class FileWriter:
 
     async def _close(self, *, broken: bool) -> None:
         await self._content.idle()
-        self._file.close()
+        await self._file.finish()
         if broken and self._is_new:
             with contextlib.suppress(CubeError):
                 await self._guest.remove(self.entry.path, self._user)

@@ -404,7 +404,7 @@ async def test_transfers_end_with_the_volume(content: VolumeContent, files: Path
 async def test_a_full_file_system_is_said_to_be_full(
     content: VolumeContent, directory: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cube.envd.files.descriptor.write_all", full)
+    monkeypatch.setattr("cube.envd.files.ways.write_all", full)
     with pytest.raises(StorageFull, match="volume is full"):
         await write(content, "/a")
     assert not os.listdir(files)

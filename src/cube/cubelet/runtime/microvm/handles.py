@@ -155,6 +155,12 @@ class ChannelFile(GuestFile):
     def identity(self) -> asyncio.Future[tuple[int, int]]:
         return asyncio.ensure_future(self._identity())
 
+    def finish(self) -> asyncio.Future[None]:
+        self.close()
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        closed.set_result(None)
+        return closed
+
     def close(self) -> None:
         self._link.close_channel(self._number)
 
