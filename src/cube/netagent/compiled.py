@@ -165,7 +165,7 @@ class _Lists:
 
     @lru_cache(maxsize=16)  # noqa: B019  sandboxes by the hundred have the same lists; no secret is in them
     def flattened(self) -> Mapping[IPv4Network, Target]:
-        """Where each listed network leads, save where the next larger one leads there too."""
+        """Where each listed network leads, save where it leads there without being listed."""
         listed = self.allowed | self.denied | self.judged
         # Being part of a larger network that is allowed opens nothing that is private.
         holding = _Holding(listed)
@@ -173,16 +173,16 @@ class _Lists:
         private = {node for node in holding.nodes if _PRIVATE.of(node)}
         holders = {node: holding.of(node) for node in holding.nodes}
         targets = {node: self._target(node, around, private) for node, around in holders.items()}
-        return {
-            node: target
-            for node, target in targets.items()
-            if target is not self._around(holders[node][1:], targets, private=node in private)
-        }
+        kept: dict[IPv4Network, Target] = {}
+        for node in sorted(targets, key=_length):
+            larger = next((one for one in holders[node][1:] if one in kept), None)
+            unlisted = self._unlisted(private=node in private) if larger is None else kept[larger]
+            if targets[node] is not unlisted:
+                kept[node] = targets[node]
+        return kept
 
-    def _around(self, larger: Sequence[IPv4Network], targets: Mapping[IPv4Network, Target], *, private: bool) -> Target:
-        """Where a network would lead if it were not listed; the ones that hold it, the smallest first."""
-        if larger:
-            return targets[larger[0]]
+    def _unlisted(self, *, private: bool) -> Target:
+        """Where a network leads of which no list speaks."""
         if EVERYTHING in self.denied or private:
             return Target.REFUSE
         return Target.GATEWAY if self.everything_judged else Target.PASS
@@ -213,6 +213,10 @@ class _Holding:
 
 
 _PRIVATE: Final = _Holding(PRIVATE)
+
+
+def _length(network: IPv4Network) -> int:
+    return network.prefixlen
 
 
 def _inside_private(address: IPv4Address) -> bool:

@@ -179,6 +179,14 @@ def test_what_says_nothing_new_is_left_out() -> None:
     assert policy(deny_out=["203.0.113.0/24", "203.0.113.9"]).networks == {IPv4Network("203.0.113.0/24"): Target.REFUSE}
 
 
+def test_a_private_network_is_allowed_besides_everything() -> None:
+    """What is said of everything is no news where nothing is denied, but what is said of the private network is."""
+    found = policy(allow_out=[ALL, "224.0.0.0/3"])
+    assert found.target(IPv4Address("254.0.0.1")) is Target.PASS
+    assert found.target(IPv4Address("10.0.0.1")) is Target.REFUSE
+    assert found.target(IPv4Address("203.0.113.1")) is Target.PASS
+
+
 def test_two_names_of_one_address() -> None:
     assert combined(Target.PASS, Target.GATEWAY_ONLY) is Target.GATEWAY
     assert combined(Target.PASS, Target.PASS) is Target.PASS
