@@ -133,7 +133,7 @@ class Factory(ABC, Generic[L]):
     def _address_host_end(self, index: int, *, arp: bool) -> None:
         """Bring the host's end up, with its settings and address; where the sandbox's MAC is known it needs no
         ARP, whose table is shared by all namespaces of the machine and holds 1,024 entries unless it was enlarged."""
-        outer = self._host.link(self.plan.interface(index)).index
+        outer = self._host.index(self.plan.interface(index))
         self._host.request(
             [
                 rtnetlink.configure(outer, _HOST_SETTINGS),

@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -40,10 +40,11 @@ _NETLINK_EXT_ACK: Final = 11
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _ERRNO: Final = struct.Struct("=i")
+_TIMEVAL: Final = struct.Struct("@ll")
 #: Largest datagram that the kernel makes for a dump, twice over.
 _RECEIVE_BYTES: Final = 65536
 #: Seconds to wait for the kernel; it answers at once unless another request holds its lock for long.
-_TIMEOUT: Final = 10.0
+_TIMEOUT: Final = 10
 _DUMP_ATTEMPTS: Final = 5
 
 
@@ -135,7 +136,8 @@ class NetlinkSocket:
         self._sequence = 0
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         try:
-            self._socket.settimeout(_TIMEOUT)
+            # The kernel's own clock: with Python's every call would be two.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(_TIMEOUT, 0))
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
             self._socket.bind((0, groups))
@@ -154,42 +156,48 @@ class NetlinkSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def request(self, messages: Sequence[Message]) -> list[Message]:
-        """Send all messages in one datagram, wait until each is acknowledged, and return what came besides.
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
-        The kernel carries them out in order and goes on after a failure; the first failure is raised as ``OSError``
-        with the kernel's own words. ``TimeoutError`` when the kernel does not answer.
+    def request(self, messages: Sequence[Message]) -> list[Message]:
+        """Send all messages in one datagram, wait until the last one is done, and return what came besides.
+
+        The kernel carries them out in order and goes on after a failure, of which it always tells; the first one is
+        raised as ``OSError`` with the kernel's own words. ``TimeoutError`` when the kernel does not answer.
         """
-        return self._outcome(self._send(messages))
+        *others, last = messages
+        asking = Message(last.kind, last.flags | NLM_F_ACK, last.body)
+        sequences = self._send([*others, asking])
+        return self._outcome(sequences[-1:], sequences)
 
     def batch(self, messages: Sequence[Message]) -> None:
         """Send messages that the kernel takes as one, as nftables' transactions are; those with ``NLM_F_ACK`` are
         waited for. The first failure is raised as ``OSError``; nothing has been changed then.
         """
-        sequences = self._send(messages, acknowledged=False)
+        sequences = self._send(messages)
         asked = [sequence for sequence, message in zip(sequences, messages, strict=True) if message.flags & NLM_F_ACK]
-        self._outcome(asked, sequences)
+        self._outcome(asked, sequences, fatal=sequences[0])
 
     def set_send_buffer(self, size: int) -> None:
         """Allow datagrams of that size, also where the machine's limit is lower. Needs privileges."""
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
 
-    def _outcome(self, asked: Sequence[int], batch: Sequence[int] = ()) -> list[Message]:
-        """What came besides, once all that are ``asked`` for are acknowledged; failures of others in a batch count too,
-        and when that of its first message comes, nothing else does."""
-        waiting, seen = set(asked), {*asked, *batch}
+    def _outcome(self, asked: Sequence[int], sequences: Collection[int], *, fatal: int | None = None) -> list[Message]:
+        """What came besides, once all that are ``asked`` for are acknowledged; failures of the others count too, and
+        after that of the ``fatal`` one nothing else comes."""
+        waiting = set(asked)
         replies: list[Message] = []
         failure: OSError | None = None
         while waiting:
             for sequence, message in self._receive():
-                if sequence not in seen:
+                if sequence not in sequences:
                     continue
                 if message.kind != _NLMSG_ERROR:
                     replies.append(message)
                     continue
                 failure = failure or _failure(message)
                 waiting.discard(sequence)
-                if batch and sequence == batch[0]:
+                if sequence == fatal:
                     waiting.clear()
         if failure is not None:
             raise failure
@@ -214,7 +222,7 @@ class NetlinkSocket:
             if error.errno != errno.ENOBUFS:  # more came than the buffer holds: that is news too
                 raise
         finally:
-            self._socket.settimeout(_TIMEOUT)
+            self._socket.settimeout(None)
         return True
 
     def _dump_once(self, message: Message) -> tuple[list[Message], bool]:
@@ -233,17 +241,20 @@ class NetlinkSocket:
                     return found, consistent
                 found.append(part)
 
-    def _send(self, messages: Iterable[Message], *, acknowledged: bool = True) -> list[int]:
+    def _send(self, messages: Iterable[Message]) -> list[int]:
         packed, sequences = [], []
         for message in messages:
             self._sequence = (self._sequence + 1) & 0xFFFFFFFF
             sequences.append(self._sequence)
-            asks = acknowledged and message.flags & NLM_F_DUMP != NLM_F_DUMP
-            flags = message.flags | NLM_F_REQUEST | (NLM_F_ACK if asks else 0)
-            header = _HEADER.pack(_HEADER.size + len(message.body), message.kind, flags, self._sequence, 0)
+            length = _HEADER.size + len(message.body)
+            header = _HEADER.pack(length, message.kind, message.flags | NLM_F_REQUEST, self._sequence, 0)
             packed.append(header + message.body + bytes(-len(message.body) % 4))
         self._socket.send(b"".join(packed))
         return sequences
 
     def _receive(self) -> Iterator[tuple[int, Message]]:
-        return _parse_datagram(self._socket.recv(_RECEIVE_BYTES))
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            raise TimeoutError("the kernel does not answer") from None
+        return _parse_datagram(data)

@@ -142,10 +142,10 @@ class LinkFactory(Factory[Link]):
         self._host.request([rtnetlink.veth(name, GATEWAY_MAC, SANDBOX_INTERFACE, SANDBOX_MAC, namespace)])
         self._close_host_end(name)
         self._address_host_end(index, arp=False)
-        inner_index = inner.link(SANDBOX_INTERFACE).index
+        inner_index = inner.index(SANDBOX_INTERFACE)
         inner.request(
             [
-                rtnetlink.link_up(inner.link("lo").index),
+                rtnetlink.link_up(rtnetlink.LOOPBACK),
                 rtnetlink.add_address(inner_index, self.plan.sandbox(index)),
                 rtnetlink.link_up(inner_index, arp=False),
                 rtnetlink.add_neighbour(inner_index, gateway, GATEWAY_MAC),

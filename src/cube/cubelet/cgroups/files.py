@@ -44,15 +44,21 @@ def set_value(path: AnyPath, value: str) -> None:
         raise HostError(f"the kernel refused {value!r} in {path}: {error.strerror}") from error
 
 
-def make_directory(path: Path) -> None:
-    """Make a cgroup, also when it is there already; ``HostError`` tells a read-only mount from other reasons."""
+def make_directory(path: Path) -> bool:
+    """Make a cgroup, unless it is there already; returns whether it was not.
+
+    ``HostError`` tells a read-only mount from other reasons.
+    """
     try:
-        path.mkdir(exist_ok=True)
+        os.mkdir(path)
+    except FileExistsError:
+        return False
     except OSError as error:
         hint = ""
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             hint = "; in a container, give it a writable cgroup mount (for Docker: --privileged --cgroupns=private)"
         raise HostError(f"cannot make the control group {path}: {error.strerror}{hint}") from error
+    return True
 
 
 def keyed(text: str) -> dict[str, int]:

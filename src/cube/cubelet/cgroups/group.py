@@ -14,7 +14,7 @@ from typing import Final
 from cube.cubelet.cgroups.detect import REQUIRED, CgroupHost
 from cube.cubelet.cgroups.events import poll_until, wait_for_event
 from cube.cubelet.cgroups.files import children, keyed, make_directory, read, set_value, write
-from cube.cubelet.cgroups.limits import Limit, limits
+from cube.cubelet.cgroups.limits import MEMORY_V1, UNLIMITED, Limit, initial, limits
 from cube.model.errors import HostError, NotFound
 from cube.model.resources import Resources
 
@@ -54,13 +54,18 @@ class Cgroup:
     def make(self) -> None:
         """Make the directories. ``HostError`` when the kernel refuses; what was made is removed again."""
         try:
-            for path in self._directories.values():
-                make_directory(path)
+            new = {path for path in self._directories.values() if make_directory(path)}
         except HostError:
             for path in self._directories.values():
                 with contextlib.suppress(OSError):
                     os.rmdir(path)
             raise
+        self._written = {
+            f"{path}/{file}": value
+            for controller, (found, path) in self._controllers.items()
+            if path in new
+            for file, value in initial(controller, found.version).items()
+        }
 
     def require(self) -> None:
         """Raise ``NotFound`` unless the cgroup is there in every hierarchy."""
@@ -108,7 +113,7 @@ class Cgroup:
             wanted = limits(resources, controller, hierarchy.version)
             place = os.fspath(directory)
             differing = [limit for limit in wanted if self._written.get(f"{place}/{limit.file}") != limit.value]
-            for limit in _in_order(differing, place):
+            for limit in self._in_order(differing, place):
                 self._set(f"{place}/{limit.file}", limit)
         self._resources = resources
 
@@ -183,10 +188,25 @@ class Cgroup:
         except OSError as error:
             raise NotFound(f"the control group {self.name} is gone: {error.strerror}") from error
 
+    def _in_order(self, wanted: list[Limit], place: str) -> list[Limit]:
+        """The old interface keeps memory+swap at or above memory at every moment: when limits grow, it is written
+        first."""
+        for limit in wanted:
+            if limit.file == MEMORY_V1 and self._grows(f"{place}/{limit.file}", limit.value):
+                return sorted(wanted, key=lambda item: "memsw" not in item.file)
+        return wanted
+
+    def _grows(self, path: str, wanted: str) -> bool:
+        now = self._written.get(path) or read(path)
+        return now != UNLIMITED and int(wanted) > int(now)
+
     def _set(self, path: str, limit: Limit) -> None:
-        if limit.optional and not os.path.exists(path):
+        try:
+            set_value(path, limit.value)
+        except HostError as error:
+            if not (limit.optional and isinstance(error.__cause__, FileNotFoundError)):
+                raise
             return
-        set_value(path, limit.value)
         self._written[path] = limit.value
 
     def _write_freeze(self, *, frozen: bool) -> None:
@@ -247,14 +267,6 @@ class Cgroup:
     def _number(self, controller: str, file: str) -> int:
         found = self._controllers.get(controller)
         return int(read(found[1] / file)) if found is not None else 0
-
-
-def _in_order(wanted: list[Limit], directory: str) -> list[Limit]:
-    """The old interface keeps memory+swap at or above memory at every moment: when limits grow, it is written first."""
-    for limit in wanted:
-        if limit.file == "memory.limit_in_bytes" and int(limit.value) > int(read(f"{directory}/{limit.file}")):
-            return sorted(wanted, key=lambda item: "memsw" not in item.file)
-    return wanted
 
 
 def _remove_trees(paths: list[Path]) -> list[Path]:

@@ -12,6 +12,11 @@ _MIB: Final = 1024 * 1024
 #: Length of the window that the CPU quota is counted in, in microseconds.
 _PERIOD: Final = 100_000
 
+#: Where the old interface limits memory.
+MEMORY_V1: Final = "memory.limit_in_bytes"
+#: What is said here of a limit that is not set; the old interface itself says a number.
+UNLIMITED: Final = "max"
+
 #: Character devices (major:minor) that a sandbox may use, for the old interface's device controller: null, zero, full,
 #: random, urandom, tty, ptmx and pseudo terminals. The new interface has no such files, it takes a BPF program; none is
 #: loaded, because in a user namespace no device node can be made and file systems that have some are not mounted.
@@ -29,6 +34,15 @@ class Limit:
     optional: bool = False
 
 
+def initial(controller: str, version: Literal[1, 2]) -> dict[str, str]:
+    """What is in the files of a cgroup that has just been made, as far as it is known and need not be looked at."""
+    table: dict[tuple[str, int], dict[str, str]] = {
+        ("cpu", 1): {"cpu.cfs_period_us": str(_PERIOD)},
+        ("memory", 1): {MEMORY_V1: UNLIMITED},
+    }
+    return table.get((controller, version), {})
+
+
 @lru_cache(maxsize=64)
 def limits(resources: Resources, controller: str, version: Literal[1, 2]) -> tuple[Limit, ...]:
     """The limits of one controller, in the order in which they must be written when nothing was limited before."""
@@ -41,7 +55,7 @@ def limits(resources: Resources, controller: str, version: Literal[1, 2]) -> tup
         ),
         ("cpu", 2): (Limit("cpu", "cpu.max", f"{quota} {_PERIOD}"),),
         ("memory", 1): (
-            Limit("memory", "memory.limit_in_bytes", memory),
+            Limit("memory", MEMORY_V1, memory),
             Limit("memory", "memory.memsw.limit_in_bytes", memory, optional=True),
             Limit("memory", "memory.swappiness", "0", optional=True),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from cube.cubelet.storage import btrfs
@@ -93,11 +94,14 @@ class Subvolumes:
         """Where one is, or would be."""
         return self.directory / name
 
-    def create(self, name: str) -> None:
-        """Make an empty one; raises ``OSError``."""
+    @contextlib.contextmanager
+    def created(self, name: str) -> Iterator[int]:
+        """Make an empty one, and open it for the block; raises ``OSError``."""
         with btrfs.directory(self.directory) as fd:
             btrfs.subvol_create(fd, name)
-        self._remember(name)
+        with btrfs.directory(self.directory / name) as fd:
+            self._ids[name] = btrfs.subvolume_id(fd)
+            yield fd
 
     def snapshot(self, name: str, source: Path, *, read_only: bool) -> None:
         """Make one with the content of the subvolume ``source``; raises ``OSError``.

@@ -159,15 +159,12 @@ class Volume:
             raise storage_error(error, "the writable layer could not be made") from error
 
     def _create_plain(self, name: str, owner: int, limit: int) -> None:
-        self._layers.create(name)
-        with btrfs.directory(self._layers.path(name)) as fd:
-            btrfs.qgroup_limit(fd, limit)
-            os.fchown(fd, owner, owner)
-            os.fchmod(fd, 0o700)
+        with self._layers.created(name) as fd:
+            _dedicate(fd, owner, limit)
 
     def _create(self, name: str, owner: int, limit: int) -> None:
-        self._create_plain(name, owner, limit)
-        with btrfs.directory(self._layers.path(name)) as fd:
+        with self._layers.created(name) as fd:
+            _dedicate(fd, owner, limit)
             for directory in ("upper", "work"):
                 os.mkdir(directory, 0o755, dir_fd=fd)
                 os.chown(directory, owner, owner, dir_fd=fd, follow_symlinks=False)
@@ -301,6 +298,13 @@ class Volume:
         if _SNAPSHOT_ID.fullmatch(snapshot_id) is None:
             raise InvalidInput(f"{snapshot_id!r} is no snapshot id", field="snapshotID")
         return self._snapshots.path(snapshot_id)
+
+
+def _dedicate(fd: int, owner: int, limit: int) -> None:
+    """Give a new layer its owner and the bytes that it may take."""
+    btrfs.qgroup_limit(fd, limit)
+    os.fchown(fd, owner, owner)
+    os.fchmod(fd, 0o700)
 
 
 def volumes_directory(settings: Settings) -> Path:

@@ -38,9 +38,8 @@ class VolumeStore:
 
     def _create(self, path: Path, limit: int) -> None:
         try:
-            self._subvolumes.create(path.name)
-            self._subvolumes.limit(path.name, limit)
-            with btrfs.directory(path) as fd:
+            with self._subvolumes.created(path.name) as fd:
+                btrfs.qgroup_limit(fd, limit)
                 self._furnish(fd)
         except FileExistsError:
             raise Conflict(f"volume {path.name!r} exists already") from None

@@ -42,6 +42,10 @@ class Record:
         return start_time(self.pid) == self.start_time
 
 
+#: More than the kernel says of a process there.
+_STAT_BYTES = 4096
+
+
 def _write(path: str, record: Record) -> None:
     # On the way of every create: a file object would ask the kernel three more things.
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -54,8 +58,11 @@ def _write(path: str, record: Record) -> None:
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; ``None`` when it is gone (a zombie counts as gone)."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fields = os.read(file, _STAT_BYTES).rpartition(b")")[2].split()
+        finally:
+            os.close(file)
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -29,8 +29,8 @@ from cube.cubelet.runtime.container.launcher import Launched, Launcher, discard
 from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, JoinCgroup, NewCgroupNamespace, Step
 from cube.cubelet.runtime.container.uninterrupted import settled
 from cube.cubelet.storage.subvolumes import storage_error
-from cube.cubelet.storage.volume import Volume
-from cube.model.errors import CubeError
+from cube.cubelet.storage.volume import Layer, Volume
+from cube.model.errors import Conflict, CubeError
 from cube.model.resources import Resources
 from cube.netagent.links import Link, LinkPool
 from cube.settings import ID_RANGE, Settings
@@ -222,12 +222,18 @@ class SeatPool:
         return [*into_cgroup(seat.cgroup, borrowed)]
 
     def _make_layer(self, seat: Seat) -> None:
-        self._volume.remove(seat.layer_name)  # nobody's, should its removal have failed once
-        layer = self._volume.layer(seat.layer_name, owner=seat.id_base, disk_mb=Resources().disk_mb)
+        try:
+            layer = self._new_layer(seat)
+        except Conflict:  # nobody's, its removal has failed once
+            self._volume.remove(seat.layer_name)
+            layer = self._new_layer(seat)
         try:
             rootfs.write_place(layer.upper, seat.id_base, str(seat.link.gateway))
         except OSError as error:
             raise storage_error(error, "the writable layer could not be made") from error
+
+    def _new_layer(self, seat: Seat) -> Layer:
+        return self._volume.layer(seat.layer_name, owner=seat.id_base, disk_mb=Resources().disk_mb)
 
     async def _strip(self, seat: Seat) -> None:
         """Let go of what a seat has besides its link and its cgroup; succeeds where there is nothing."""
