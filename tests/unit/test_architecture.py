@@ -11,6 +11,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "cube"
 LAYERS = {
     "model": 0,
     "settings": 0,
+    "helper": 0,
     "envd": 1,
     "proxy": 1,
     "egress": 2,

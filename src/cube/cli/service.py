@@ -36,6 +36,7 @@ from cube.envd.app import create_envd_app
 from cube.envd.interpreter import create_interpreter_app, prewarm
 from cube.envd.sandboxes import EnvdSandbox
 from cube.envd.traffic import TrafficGate, admit
+from cube.helper.process import Helper
 from cube.master.sandboxes.service import SandboxService, sandbox_service
 from cube.model.errors import CubeError, SandboxNotFound, SandboxNotRunning
 from cube.model.template import Template
@@ -75,10 +76,13 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         await asyncio.to_thread(images.load)
         gateway = await asyncio.to_thread(open_gateway, settings)
         stack.enter_context(only_agent(settings))
-        network = NetworkAgent(settings, gateway)
+        helper = Helper()
+        stack.callback(helper.close)
+        helper.start()
+        network = NetworkAgent(settings, gateway, helper=helper)
         stack.push_async_callback(network.close)
         await network.start()
-        runtime = await choose(settings, images, network)
+        runtime = await choose(settings, images, network, helper)
         stack.push_async_callback(runtime.close)
         await runtime.start()
         networks = Networks(settings, network)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Final, TypeVar
 
+from cube.helper.process import Caller
 from cube.model.egress import EgressGateway
 from cube.model.errors import SandboxNotFound
 from cube.model.network import DnsMode, NetworkConfig
@@ -56,9 +57,11 @@ class Attachment:
 class NetworkAgent:
     """The network of one instance. Use from one event loop; ``close`` must be called, also after a failed start."""
 
-    def __init__(self, settings: Settings, gateway: EgressGateway | None = None) -> None:
-        """``gateway`` judges HTTP and HTTPS; without one, what it would judge is closed."""
-        self.veths = LinkPool(settings)
+    def __init__(
+        self, settings: Settings, gateway: EgressGateway | None = None, *, helper: Caller | None = None
+    ) -> None:
+        """``gateway`` judges HTTP and HTTPS; without one, what it would judge is closed. ``helper`` makes links."""
+        self.veths = LinkPool(settings, helper)
         self.taps = TapPool(settings)
         self._firewall = Firewall(settings)
         self._cutter = Cutter(settings.instance)

@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 from itertools import islice
 from typing import Final, Generic, TypeVar
 
+from cube.helper.process import Caller
 from cube.model.errors import CubeError, HostError, LimitExceeded, Unavailable
 from cube.netagent import namespaces
 from cube.netagent.addresses import AddressPlan
@@ -332,8 +333,9 @@ def address_plan(settings: Settings) -> AddressPlan:
 class LinkPool(Pool[Link]):
     """Links of containers."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, LinkFactory(address_plan(settings)))
+    def __init__(self, settings: Settings, helper: Caller | None = None) -> None:
+        """``helper`` makes them, if there is one."""
+        super().__init__(settings, LinkFactory(address_plan(settings), helper))
 
 
 class TapPool(Pool[TapLink]):

@@ -5,12 +5,14 @@ All of it blocks and belongs on a thread of ``namespaces.namespace_thread``.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Final
 
+from cube.helper.process import Caller
 from cube.model.errors import HostError
 from cube.netagent import namespaces, rtnetlink
 from cube.netagent.addresses import AddressPlan
@@ -51,9 +53,11 @@ class LinkFactory(Factory[Link]):
 
     kind = "veth"
 
-    def __init__(self, plan: AddressPlan) -> None:
+    def __init__(self, plan: AddressPlan, helper: Caller | None = None) -> None:
+        """``helper`` makes the links, if there is one; all else is done here."""
         super().__init__(plan)
         self._home = namespaces.own_namespace()
+        self._helper = helper
 
     def close(self) -> None:
         """Let go of the descriptors; links stay."""
@@ -62,6 +66,12 @@ class LinkFactory(Factory[Link]):
 
     def make(self, index: int) -> Link:
         """Make the link of an index. ``FileExistsError`` when its interface is (still) there; nothing is left then."""
+        if self._helper is None:
+            return self._make(index)
+        link, (namespace,) = self._helper.call(_made, self.plan, index)
+        return replace(link, namespace=namespace)
+
+    def _make(self, index: int) -> Link:
         with namespaces.new_namespace(self._home) as namespace:
             try:
                 inner = self._prepare_namespace()
@@ -156,3 +166,14 @@ class LinkFactory(Factory[Link]):
     def _describe(self, index: int, namespace: int) -> Link:
         gateway, sandbox = self.plan.gateway(index).ip, self.plan.sandbox(index).ip
         return Link(index, self.plan.interface(index), gateway, sandbox, namespace)
+
+
+@functools.cache
+def _factory(plan: AddressPlan) -> LinkFactory:
+    return LinkFactory(plan)
+
+
+def _made(plan: AddressPlan, index: int) -> tuple[Link, list[int]]:
+    """Work for a helper: a link, and its namespace beside it."""
+    link = _factory(plan).make(index)
+    return link, [link.namespace]

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cube.cubelet.cgroups.events import poll_until
+from cube.helper.process import Helper
 from cube.model.errors import HostError, LimitExceeded, Unavailable
 from cube.netagent import namespaces
 from cube.netagent.firewall import Firewall
@@ -346,3 +347,48 @@ def test_refusal_carries_the_words_of_the_kernel(pool_link: Link) -> None:
 @pytest.fixture
 async def pool_link(pool: LinkPool) -> Link:
     return await pool.acquire()
+
+
+class TestWithAHelper:
+    """Links that another process makes are the same links."""
+
+    @pytest.fixture
+    def helper(self) -> Iterator[Helper]:
+        helper = Helper()
+        helper.start()
+        yield helper
+        helper.close()
+
+    @pytest.fixture
+    async def helped(self, settings: Settings, helper: Helper) -> AsyncIterator[LinkPool]:
+        pool = LinkPool(settings, helper)
+        yield pool
+        await pool.close(remove=True)
+
+    async def test_a_link_is_ready_to_use(self, helped: LinkPool, helper: Helper, settings: Settings) -> None:
+        before = open_fds()
+        await helped.start()
+        link = await helped.acquire()
+        listen = "print(socket.create_server(('127.0.0.1', 80)).getsockname()[1])"
+        assert await run(listen, namespace=link.namespace, uid=64999) == "80"
+        assert await run(PING, link.gateway, namespace=link.namespace) == str(link.gateway)
+        assert helper.pid is not None
+        await helped.close(remove=True)
+        assert interfaces(settings) == []
+        assert len(open_fds()) <= len(before)
+
+    async def test_one_whose_name_is_taken_is_passed_over(self, helped: LinkPool, settings: Settings) -> None:
+        await helped.start()
+        await filled(helped, 2)
+        helped._next = next(iter(helped._taken))
+        helped._taken.clear()
+        assert len({(await helped.acquire()).interface for _ in range(4)}) == 4
+
+    async def test_it_may_die(self, helped: LinkPool, helper: Helper) -> None:
+        await helped.start()
+        await helped.acquire()
+        assert helper.pid is not None
+        os.kill(helper.pid, signal.SIGKILL)
+        links = [await helped.acquire() for _ in range(4)]
+        assert await run(PING, links[-1].gateway, namespace=links[-1].namespace) == str(links[-1].gateway)
+        assert helper.pid is None

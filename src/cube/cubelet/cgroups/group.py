@@ -117,6 +117,15 @@ class Cgroup:
                 self._set(f"{place}/{limit.file}", limit)
         self._resources = resources
 
+    @property
+    def written(self) -> dict[str, str]:
+        """What is in its control files, as far as it is known."""
+        return dict(self._written)
+
+    def learn(self, resources: Resources, written: dict[str, str]) -> None:
+        """Know of the limits that another process has set, and of what it has written."""
+        self._resources, self._written = resources, dict(written)
+
     async def freeze(self) -> None:
         """Stop all processes; returns when none runs any more. ``HostError`` when one cannot be stopped in time."""
         self._write_freeze(frozen=True)

@@ -26,8 +26,8 @@ class CgroupManager:
 
     def __init__(self, settings: Settings, host: CgroupHost, *, devices: Sequence[str] = ()) -> None:
         """``devices`` are character devices (major:minor) that are allowed besides the harmless ones."""
-        self._instance = settings.instance
-        self._host = host
+        self.instance = settings.instance
+        self.host = host
         self._devices = devices
 
     def prepare(self) -> None:
@@ -35,12 +35,12 @@ class CgroupManager:
 
         ``HostError`` says what the machine lacks or refuses.
         """
-        if self._host.missing:
+        if self.host.missing:
             raise HostError(
-                f"the kernel has no cgroup controller for {', '.join(self._host.missing)}: boot it with "
+                f"the kernel has no cgroup controller for {', '.join(self.host.missing)}: boot it with "
                 "cgroup_enable=memory, or mount the controllers below /sys/fs/cgroup"
             )
-        for hierarchy in self._host.hierarchies:
+        for hierarchy in self.host.hierarchies:
             if hierarchy.version == 2:
                 self._prepare_new(hierarchy)
             else:
@@ -50,7 +50,7 @@ class CgroupManager:
         """The cgroup of that name, whether it is there or not. ``ValueError`` for a bad name."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of a cgroup")
-        return Cgroup(self._host, self._instance, name)
+        return Cgroup(self.host, self.instance, name)
 
     def create(self, name: str) -> Cgroup:
         """A new cgroup without limits. ``ValueError`` for a bad name, ``HostError`` when the kernel refuses."""
@@ -66,7 +66,7 @@ class CgroupManager:
 
     def names(self) -> set[str]:
         """Names of all cgroups of this instance, also of those that exist in some hierarchies only."""
-        return set[str]().union(*(children(self._parent(found)) for found in self._host.hierarchies))
+        return set[str]().union(*(children(self._parent(found)) for found in self.host.hierarchies))
 
     async def destroy(self, name: str) -> None:
         """Kill what is in a cgroup and remove it, known or left over; succeeds when there is none."""
@@ -80,7 +80,7 @@ class CgroupManager:
             return
         for name in self.names():
             await self.destroy(name)
-        for hierarchy in self._host.hierarchies:
+        for hierarchy in self.host.hierarchies:
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(self._parent(hierarchy))
             if hierarchy.controllers and hierarchy.version == 2:
@@ -89,10 +89,10 @@ class CgroupManager:
     @property
     def _leaf(self) -> str:
         """Where processes go that stand in the way, see :mod:`.delegate`."""
-        return f"{self._instance}-host"
+        return f"{self.instance}-host"
 
     def _parent(self, hierarchy: Hierarchy) -> Path:
-        return hierarchy.base / self._instance
+        return hierarchy.base / self.instance
 
     def _prepare_new(self, hierarchy: Hierarchy) -> None:
         if hierarchy.controllers:

@@ -12,6 +12,7 @@ from cube.cubelet.runtime.microvm import accelerator
 from cube.cubelet.runtime.microvm.accelerator import Verdict
 from cube.cubelet.runtime.microvm.runtime import MicroVMRuntime
 from cube.cubelet.storage.images import ImageStore
+from cube.helper.process import Caller
 from cube.netagent.agent import NetworkAgent
 from cube.settings import Settings
 
@@ -20,16 +21,18 @@ log = structlog.get_logger(__name__)
 _NOT_ASKED = Verdict(None, "not asked")
 
 
-async def choose(settings: Settings, images: ImageStore, network: NetworkAgent) -> Runtime:
+async def choose(
+    settings: Settings, images: ImageStore, network: NetworkAgent, helper: Caller | None = None
+) -> Runtime:
     """The runtime of this node, not started yet. Nothing is booted to find out."""
     if settings.runtime == "container":
-        return ContainerRuntime(settings, images, network)
+        return ContainerRuntime(settings, images, network, helper)
     verdict = await asyncio.to_thread(accelerator.remembered, settings)
     microvm = settings.runtime == "microvm" or bool(verdict.boots)
     log.info("runtime.chosen", runtime="microvm" if microvm else "container", reason=verdict.reason)
     if microvm:
         return MicroVMRuntime(settings, images, verdict, network)
-    return ContainerRuntime(settings, images, network)
+    return ContainerRuntime(settings, images, network, helper)
 
 
 async def find_out(settings: Settings) -> None:

@@ -90,6 +90,14 @@ class Subvolumes:
         """Ids of all that are remembered."""
         return set(self._ids.values())
 
+    def id(self, name: str) -> int:
+        """Id of one that is remembered; raises ``KeyError`` for another."""
+        return self._ids[name]
+
+    def learn(self, name: str, subvolume: int) -> None:
+        """Remember one that somebody else has made."""
+        self._ids[name] = subvolume
+
     def path(self, name: str) -> Path:
         """Where one is, or would be."""
         return self.directory / name

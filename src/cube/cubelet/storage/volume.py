@@ -164,10 +164,17 @@ class Volume:
 
     def _create(self, name: str, owner: int, limit: int) -> None:
         with self._layers.created(name) as fd:
-            _dedicate(fd, owner, limit)
-            for directory in ("upper", "work"):
-                os.mkdir(directory, 0o755, dir_fd=fd)
-                os.chown(directory, owner, owner, dir_fd=fd, follow_symlinks=False)
+            _furnish(fd, owner, limit)
+
+    @property
+    def layers_directory(self) -> Path:
+        """Where layers are, for :func:`make_layer`."""
+        return self._layers.directory
+
+    def learn(self, name: str, subvolume: int) -> None:
+        """Know of a layer that :func:`make_layer` has made in another process."""
+        self._path(name)
+        self._layers.learn(name, subvolume)
 
     def clone(self, snapshot_id: str, name: str, *, disk_mb: int) -> Layer:
         """Make a layer that begins with what a snapshot holds, of which ``disk_mb`` MiB more can be written.
@@ -298,6 +305,23 @@ class Volume:
         if _SNAPSHOT_ID.fullmatch(snapshot_id) is None:
             raise InvalidInput(f"{snapshot_id!r} is no snapshot id", field="snapshotID")
         return self._snapshots.path(snapshot_id)
+
+
+def make_layer(directory: Path, name: str, *, owner: int, disk_mb: int) -> tuple[Layer, int]:
+    """Make an empty layer like :meth:`Volume.layer`, and tell its subvolume's id: for another process, whose volume
+    must :meth:`~Volume.learn` of it. Raises ``OSError``; what was made then is left."""
+    layers = Subvolumes(directory, QuotaGroups(directory))
+    with layers.created(name) as fd:
+        _furnish(fd, owner, disk_mb * _MIB)
+    return Layer(directory / name / "upper", directory / name / "work"), layers.id(name)
+
+
+def _furnish(fd: int, owner: int, limit: int) -> None:
+    """Make a new layer what an overlay needs."""
+    _dedicate(fd, owner, limit)
+    for directory in ("upper", "work"):
+        os.mkdir(directory, 0o755, dir_fd=fd)
+        os.chown(directory, owner, owner, dir_fd=fd, follow_symlinks=False)
 
 
 def _dedicate(fd: int, owner: int, limit: int) -> None:

@@ -31,6 +31,7 @@ from cube.cubelet.runtime.container.uninterrupted import in_thread
 from cube.cubelet.storage.claims import Claims
 from cube.cubelet.storage.images import ImageStore
 from cube.cubelet.storage.volume import Volume
+from cube.helper.process import Caller, Here
 from cube.model.errors import CubeError, HostError, SandboxNotFound, SandboxStopped, Unsupported
 from cube.model.resources import ResourceUsage
 from cube.model.sandbox import Condition, SandboxSpec
@@ -79,8 +80,15 @@ class ContainerRuntime:
         volumes=True,
     )
 
-    def __init__(self, settings: Settings, images: ImageStore, network: NetworkAgent | None = None) -> None:
-        """``network`` is started and closed by whoever made it; without one the runtime has its own."""
+    def __init__(
+        self,
+        settings: Settings,
+        images: ImageStore,
+        network: NetworkAgent | None = None,
+        helper: Caller | None = None,
+    ) -> None:
+        """``network`` and ``helper`` are started and closed by whoever made them; without a network the runtime has its
+        own, without a helper it does all itself."""
         self._run_dir = settings.run_dir
         self._images = images
         self._volume = Volume(settings)
@@ -93,7 +101,9 @@ class ContainerRuntime:
         claims = Claims(settings)
         self._kept = KeptLayers(self._volume, claims)
         self._captures = Captures(self._volume, claims)
-        self._seats = SeatPool(settings, self._links, self._cgroups, self._volume, self._launcher, memory)
+        self._seats = SeatPool(
+            settings, self._links, self._cgroups, self._volume, self._launcher, memory, helper or Here()
+        )
         self._records = Records(settings.run_dir / "sandboxes")
         self._leftovers = Leftovers(
             self._records, self._volume, self._kept, self._captures, claims, self._cgroups, self._links

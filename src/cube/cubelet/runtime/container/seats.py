@@ -12,7 +12,6 @@ import asyncio
 import os
 import select
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,11 +25,13 @@ from cube.cubelet.lull import Lull
 from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.launcher import Launched, Launcher, discard
+from cube.cubelet.runtime.container.seat_work import SeatPlan, lay_out
 from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, JoinCgroup, NewCgroupNamespace, Step
 from cube.cubelet.runtime.container.uninterrupted import settled
 from cube.cubelet.storage.subvolumes import storage_error
-from cube.cubelet.storage.volume import Layer, Volume
-from cube.model.errors import Conflict, CubeError
+from cube.cubelet.storage.volume import Volume
+from cube.helper.process import Caller
+from cube.model.errors import CubeError
 from cube.model.resources import Resources
 from cube.netagent.links import Link, LinkPool
 from cube.settings import ID_RANGE, Settings
@@ -43,7 +44,7 @@ _PAUSE_AFTER_FAILURE = 1.0
 #: A pause of so many seconds in what is asked for is used to tidy up.
 _QUIET_S = 0.25
 #: Seats that were asked for within so many seconds are kept ready, for so many seconds after a burst (it fades).
-_SPAN_S, _MEMORY_S = 2.0, 60.0
+_SPAN_S, _MEMORY_S = 6.0, 60.0
 #: Used seats that are let pile up at least.
 _FEW = 16
 #: Seconds after which a pool that is larger than it needs to be is looked at again.
@@ -102,7 +103,10 @@ class SeatPool:
         volume: Volume,
         launcher: Launcher,
         memory: MemoryGauge,
+        helper: Caller,
     ) -> None:
+        """``helper`` makes layers and cgroups."""
+        self._helper = helper
         self._id_base = settings.id_base
         self._stage = settings.run_dir / "stage"
         self._demand = Demand(settings.seat_pool, settings.seat_pool_max, span=_SPAN_S, memory=_MEMORY_S)
@@ -214,26 +218,29 @@ class SeatPool:
             seat.parked = await self._launcher.park([*places, *rootfs.ahead(self._stage, seat.id_base)])
 
     def _lay_out(self, seat: Seat, borrowed: ExitStack) -> list[Step]:
-        """All that waits for a disk or for locks of the kernel, in one visit to the thread. The cgroup gets the usual
-        limits: when the sandbox comes, only what it has otherwise is written."""
-        self._make_layer(seat)
-        seat.cgroup.make()
-        seat.cgroup.limit(Resources())
-        return [*into_cgroup(seat.cgroup, borrowed)]
-
-    def _make_layer(self, seat: Seat) -> None:
         try:
-            layer = self._new_layer(seat)
-        except Conflict:  # nobody's, its removal has failed once
-            self._volume.remove(seat.layer_name)
-            layer = self._new_layer(seat)
-        try:
-            rootfs.write_place(layer.upper, seat.id_base, str(seat.link.gateway))
+            try:
+                return self._laid_out(seat, borrowed)
+            except FileExistsError:  # the layer is nobody's, its removal has failed once
+                self._volume.remove(seat.layer_name)
+                return self._laid_out(seat, borrowed)
         except OSError as error:
             raise storage_error(error, "the writable layer could not be made") from error
 
-    def _new_layer(self, seat: Seat) -> Layer:
-        return self._volume.layer(seat.layer_name, owner=seat.id_base, disk_mb=Resources().disk_mb)
+    def _laid_out(self, seat: Seat, borrowed: ExitStack) -> list[Step]:
+        """The steps that put a process into its cgroup. Their descriptors live as long as ``borrowed``."""
+        work, fds = self._helper.call(lay_out, self._plan(seat))
+        for fd in fds:
+            borrowed.callback(os.close, fd)
+        self._volume.learn(seat.layer_name, work.subvolume)
+        seat.cgroup.learn(Resources(), work.limits)
+        born = [CloneIntoCgroup(fds.pop(0))] if work.born_inside else []
+        return [*born, *map(JoinCgroup, fds)]
+
+    def _plan(self, seat: Seat) -> SeatPlan:
+        gateway = str(seat.link.gateway)
+        place = (self._volume.layers_directory, seat.layer_name, seat.id_base, gateway)
+        return SeatPlan(*place, self._cgroups.host, self._cgroups.instance, seat.cgroup.name)
 
     async def _strip(self, seat: Seat) -> None:
         """Let go of what a seat has besides its link and its cgroup; succeeds where there is nothing."""
@@ -261,14 +268,3 @@ class SeatPool:
 
     def _base(self, index: int) -> int:
         return self._id_base + index * ID_RANGE
-
-
-def into_cgroup(cgroup: Cgroup, borrowed: ExitStack) -> Iterator[Step]:
-    """The steps that put a process there. Their descriptors live as long as ``borrowed``."""
-    born = cgroup.directory_fd()
-    if born is not None:
-        borrowed.callback(os.close, born)
-        yield CloneIntoCgroup(born)
-    for fd in cgroup.procs_fds(born=True):
-        borrowed.callback(os.close, fd)
-        yield JoinCgroup(fd)

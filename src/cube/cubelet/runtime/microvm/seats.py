@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.runtime.container.launcher import Launcher
-from cube.cubelet.runtime.container.seats import into_cgroup
+from cube.cubelet.runtime.container.seat_work import into_cgroup
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.microvm import command
 from cube.model.errors import CubeError

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ async def test_a_layer_that_cannot_be_removed_stops_neither_the_pool_nor_the_nex
 async def test_what_a_former_seat_has_left_is_not_what_the_next_one_gets(node: ContainerNode) -> None:
     seat = await node.runtime._seats.acquire()
     (node.runtime._volume.existing(seat.layer_name).upper / "left").write_text("x")
-    await asyncio.to_thread(node.runtime._seats._make_layer, seat)
+    with ExitStack() as borrowed:
+        await asyncio.to_thread(node.runtime._seats._lay_out, seat, borrowed)
     assert not (node.runtime._volume.existing(seat.layer_name).upper / "left").exists()
     node.runtime._seats.leave(seat)
 
@@ -68,8 +70,8 @@ async def test_a_seat_that_finds_no_room_for_its_files_is_refused_in_words(node:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rootfs, "write_place", no_room)
-        with pytest.raises(StorageFull, match="could not be made"):
-            await asyncio.to_thread(node.runtime._seats._make_layer, seat)
+        with pytest.raises(StorageFull, match="could not be made"), ExitStack() as borrowed:
+            await asyncio.to_thread(node.runtime._seats._lay_out, seat, borrowed)
     node.runtime._seats.leave(seat)
     assert await sh(await node.runtime.create(node.spec()), "echo on") == "on"
 

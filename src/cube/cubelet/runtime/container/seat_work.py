@@ -1,0 +1,75 @@
+"""The part of making a seat that waits for a disk or for locks of the kernel: a hundred system calls, for a helper."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cube.cubelet.cgroups.detect import CgroupHost
+from cube.cubelet.cgroups.group import Cgroup
+from cube.cubelet.runtime.container import rootfs
+from cube.cubelet.runtime.container.steps import CloneIntoCgroup, JoinCgroup, Step
+from cube.cubelet.storage.volume import make_layer
+from cube.model.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class SeatPlan:
+    """What is to be made."""
+
+    #: Where layers are, and the name of this one.
+    layers: Path
+    layer: str
+    #: Host id of the sandbox's root, and the address of its gateway.
+    id_base: int
+    gateway: str
+    cgroups: CgroupHost
+    instance: str
+    cgroup: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeatWork:
+    """What was made; descriptors come beside it: the cgroup's directory if ``born_inside``, then those to join by."""
+
+    #: Id of the layer's subvolume.
+    subvolume: int
+    #: What is in the cgroup's control files.
+    limits: dict[str, str]
+    born_inside: bool
+
+
+def lay_out(plan: SeatPlan) -> tuple[SeatWork, list[int]]:
+    """Make a layer and a cgroup. The cgroup gets the usual limits: when the sandbox comes, only what it has otherwise
+    is written.
+
+    Raises ``FileExistsError`` when the layer is there, ``OSError`` and ``HostError``; what was made then is left.
+    """
+    usual = Resources()
+    layer, subvolume = make_layer(plan.layers, plan.layer, owner=plan.id_base, disk_mb=usual.disk_mb)
+    rootfs.write_place(layer.upper, plan.id_base, plan.gateway)
+    cgroup = Cgroup(plan.cgroups, plan.instance, plan.cgroup)
+    cgroup.make()
+    cgroup.limit(usual)
+    with contextlib.ExitStack() as opened:
+        born = cgroup.directory_fd()
+        fds = [] if born is None else [born]
+        for fd in fds:
+            opened.callback(os.close, fd)
+        fds += cgroup.procs_fds(born=True)
+        opened.pop_all()
+    return SeatWork(subvolume, cgroup.written, born is not None), fds
+
+
+def into_cgroup(cgroup: Cgroup, borrowed: contextlib.ExitStack) -> Iterator[Step]:
+    """The steps that put a process there. Their descriptors live as long as ``borrowed``."""
+    born = cgroup.directory_fd()
+    if born is not None:
+        borrowed.callback(os.close, born)
+        yield CloneIntoCgroup(born)
+    for fd in cgroup.procs_fds(born=True):
+        borrowed.callback(os.close, fd)
+        yield JoinCgroup(fd)
