@@ -12,6 +12,7 @@ from pathlib import Path
 from cube.cubelet.runtime.container.runtime import ContainerInstance, ContainerRuntime
 from cube.cubelet.storage.images import ImageStore
 from cube.envd.guest import ExitStatus, SpawnRequest
+from cube.helper.process import Caller
 from cube.model.ids import new_sandbox_id
 from cube.model.resources import Resources
 from cube.model.sandbox import SandboxSpec
@@ -26,7 +27,8 @@ SMALL = Resources(cpu_count=1, memory_mb=256, disk_mb=256, pids=128, open_files=
 class ContainerNode:
     """``runtime`` over the images of an instance; ``part`` as for :class:`support.service.Service`."""
 
-    def __init__(self, directory: Path, part: int) -> None:
+    def __init__(self, directory: Path, part: int, helper: Caller | None = None) -> None:
+        self._helper = helper
         self.settings = Settings(
             instance=slots.instance(part),
             state_dir=directory / "state",
@@ -43,7 +45,7 @@ class ContainerNode:
         """Start a runtime, as the service does when it comes up."""
         images = ImageStore(self.settings)
         images.load()
-        self.runtime = ContainerRuntime(self.settings, images)
+        self.runtime = ContainerRuntime(self.settings, images, helper=self._helper)
         await self.runtime.start()
 
     async def restart(self) -> None:
@@ -70,9 +72,9 @@ async def sh(instance: ContainerInstance, script: str, user: str = "root") -> st
 
 
 @asynccontextmanager
-async def container_node(directory: Path, part: int) -> AsyncIterator[ContainerNode]:
+async def container_node(directory: Path, part: int, helper: Caller | None = None) -> AsyncIterator[ContainerNode]:
     """A node that runs; at the end nothing of it is left but snapshots."""
-    node = ContainerNode(directory, part)
+    node = ContainerNode(directory, part, helper)
     await node.start()
     try:
         yield node

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cube.cubelet.cgroups import delegate
 from cube.cubelet.cgroups.detect import CgroupHost, Hierarchy
@@ -15,7 +15,9 @@ from cube.cubelet.cgroups.files import children, make_directory, read, set_value
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.limits import ALLOWED_DEVICES
 from cube.model.errors import HostError
-from cube.settings import Settings
+
+if TYPE_CHECKING:  # a helper has no use for all that settings bring along
+    from cube.settings import Settings
 
 # A dot or an underscore could name a control file, which live beside the children.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")

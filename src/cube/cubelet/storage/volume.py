@@ -18,12 +18,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cube.cubelet.storage import backing, btrfs, mounts
 from cube.cubelet.storage.subvolumes import QuotaGroups, Subvolumes, storage_error
 from cube.model.errors import Conflict, HostError, InvalidInput, SandboxNotFound, SnapshotNotFound, StorageFull
 from cube.model.ids import is_sandbox_id
-from cube.settings import Settings
+
+if TYPE_CHECKING:  # a helper has no use for all that settings bring along
+    from cube.settings import Settings
 
 _MIB = 1 << 20
 _SNAPSHOT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")

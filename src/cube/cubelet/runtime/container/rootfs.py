@@ -7,7 +7,6 @@ host and nothing in the sandbox has rights over it.
 from __future__ import annotations
 
 import functools
-import os
 import resource
 import stat
 from collections.abc import Iterator
@@ -136,7 +135,7 @@ def file_system(place: Place) -> Iterator[Step]:
 
 
 def _identity(place: Place) -> Iterator[Step]:
-    """The host name, and what /etc says of it beside what :func:`write_place` has put into the seat's layer."""
+    """The host name, and what /etc says of it beside what :mod:`.seat_files` has put into the seat's layer."""
     yield steps.Hostname(place.hostname)
     if place.layer_mount is not None:
         yield steps.AttachHost(place.layer_mount, str(place.stage / "layer"))
@@ -165,25 +164,6 @@ def _tmpfs(base: int, mode: str, *more: str) -> tuple[tuple[str, str], ...]:
         key, _, value = option.partition("=")
         options.append((key, value))
     return tuple(options)
-
-
-def write_place(upper: Path, id_base: int, gateway: str) -> None:
-    """What /etc says of the seat, put into a layer before it is mounted: there it costs a quarter of what replacing
-    files through the overlay does, and whatever an image has at these names is covered, not followed. Blocks."""
-    etc = upper / "etc"
-    etc.mkdir(mode=0o755)
-    os.chown(etc, id_base, id_base)
-    _write(etc / "resolv.conf", f"nameserver {gateway}\n", id_base)
-    _write(etc / "machine-id", f"{os.urandom(16).hex()}\n", id_base)
-
-
-def _write(path: Path, content: str, owner: int) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(file, content.encode())
-        os.fchown(file, owner, owner)
-    finally:
-        os.close(file)
 
 
 # Process 1 keeps the ordinary out-of-memory score: lowering it would let every process of the sandbox lower its own,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cube.cubelet.cgroups.detect import CgroupHost
 from cube.cubelet.cgroups.group import Cgroup
-from cube.cubelet.runtime.container import rootfs
+from cube.cubelet.runtime.container import seat_files
 from cube.cubelet.runtime.container.steps import CloneIntoCgroup, JoinCgroup, Step
 from cube.cubelet.storage.volume import make_layer
 from cube.model.resources import Resources
@@ -50,7 +50,7 @@ def lay_out(plan: SeatPlan) -> tuple[SeatWork, list[int]]:
     """
     usual = Resources()
     layer, subvolume = make_layer(plan.layers, plan.layer, owner=plan.id_base, disk_mb=usual.disk_mb)
-    rootfs.write_place(layer.upper, plan.id_base, plan.gateway)
+    seat_files.write_place(layer.upper, plan.id_base, plan.gateway)
     cgroup = Cgroup(plan.cgroups, plan.instance, plan.cgroup)
     cgroup.make()
     cgroup.limit(usual)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.cgroups.group import Cgroup
-from cube.cubelet.runtime.container import rootfs
+from cube.cubelet.runtime.container import seat_files
 from cube.model.errors import HostError, StorageFull
 from support.container_node import ContainerNode, container_node, sh
 
@@ -69,7 +69,7 @@ async def test_a_seat_that_finds_no_room_for_its_files_is_refused_in_words(node:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rootfs, "write_place", no_room)
+        patch.setattr(seat_files, "write_place", no_room)
         with pytest.raises(StorageFull, match="could not be made"), ExitStack() as borrowed:
             await asyncio.to_thread(node.runtime._seats._lay_out, seat, borrowed)
     node.runtime._seats.leave(seat)
@@ -102,7 +102,7 @@ async def test_a_seat_that_is_not_finished_leaves_nothing(node: ContainerNode, s
     with pytest.MonkeyPatch.context() as patch:
         match step:
             case "layer":
-                patch.setattr(rootfs, "write_place", refuse_in_thread)
+                patch.setattr(seat_files, "write_place", refuse_in_thread)
             case "cgroup":
                 patch.setattr(Cgroup, "limit", refuse_in_thread)
             case "userns" | "park":
