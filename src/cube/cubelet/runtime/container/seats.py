@@ -44,7 +44,7 @@ _PAUSE_AFTER_FAILURE = 1.0
 #: A pause of so many seconds in what is asked for is used to tidy up.
 _QUIET_S = 0.25
 #: Seats that were asked for within so many seconds are kept ready, for so many seconds after a burst (it fades).
-_SPAN_S, _MEMORY_S = 6.0, 60.0
+_SPAN_S, _MEMORY_S = 4.0, 60.0
 #: Used seats that are let pile up at least.
 _FEW = 16
 #: Seconds after which a pool that is larger than it needs to be is looked at again.
