@@ -23,6 +23,7 @@ from support.faults import (
     Holdings,
     envoy,
     first_process,
+    helpers,
     holdings,
     kill,
     launchers,
@@ -116,7 +117,14 @@ def sandboxes_stand_still(now: Round) -> None:
 
 
 def launcher_is_killed(now: Round) -> None:
-    kill(launchers(now.service))
+    former = launchers(now.service)
+    assert former, "there is a launcher"
+    kill(former)
+
+
+def helper_is_killed(now: Round) -> None:
+    """The service goes on without it."""
+    kill(helpers(now.service))
 
 
 def volume_is_full(now: Round) -> None:
@@ -151,6 +159,7 @@ FAULTS = (
     sandboxes_are_killed,
     sandboxes_stand_still,
     launcher_is_killed,
+    helper_is_killed,
     volume_is_full,
     machine_restarts,
     template_import_is_killed,

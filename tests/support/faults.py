@@ -56,10 +56,26 @@ def envoy(service: Service, name: str) -> int:
 
 
 def launchers(service: Service) -> list[int]:
-    """The launcher of sandboxes: what the service itself has started of its program."""
-    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
-    own = str(service.run_dir / "cube-init")
-    return [int(pid) for pid in children if os.readlink(f"/proc/{pid}/exe").startswith(own)]
+    """The launchers of sandboxes: what the service and its helper themselves have started of their program."""
+    return [pid for parent in (service.pid, *helpers(service)) for pid in _children(parent, b"cube-init\0launch\0")]
+
+
+def helpers(service: Service) -> list[int]:
+    """The helper of the service, unless it has died."""
+    return _children(service.pid, b"-m\0cube.helper\0")
+
+
+def _children(parent: int, words: bytes) -> list[int]:
+    """Processes that a process has started, whichever of its threads it was, and whose command line has these words."""
+    return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _is_child(pid, parent, words)]
+
+
+def _is_child(pid: int, parent: int, words: bytes) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(status[1]) == parent and words in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def serves(service: Service) -> bool:
