@@ -19,7 +19,7 @@ Ts = TypeVarTuple("Ts")
 
 #: A function of a module, which gets and gives what can be pickled, and descriptors, which become the caller's.
 Work = Callable[[*Ts], tuple[T, list[int]]]
-#: Seconds within which a helper whose socket is closed has ended.
+#: Seconds within which a process whose socket is closed has ended.
 _END_S: Final = 5.0
 
 
@@ -102,11 +102,12 @@ class Helper:
             self._socket.close()
             self._socket = None
         if self._process is not None:
-            _reap(self._process)
+            reap(self._process)
             self._process = None
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
+def reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process whose socket is closed; one that goes on is killed. Blocks."""
     try:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:

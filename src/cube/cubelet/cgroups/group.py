@@ -73,13 +73,17 @@ class Cgroup:
             if not path.is_dir():
                 raise NotFound(f"the control group {path} is gone")
 
+    @property
+    def can_be_born_in(self) -> bool:
+        """Whether there is a :meth:`directory_fd`."""
+        return self._unified is not None
+
     def directory_fd(self) -> int | None:
         """The directory in the new interface's hierarchy, to be born in; ``None`` without that hierarchy. The caller
         closes it. Moving in later takes the lock over all processes, which waits for a grace period (8 to 14 ms)."""
-        for hierarchy, path in self._directories.items():
-            if hierarchy.version != 1:
-                return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return None
+        if self._unified is None:
+            return None
+        return os.open(self._unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def procs_fds(self, *, born: bool = False) -> list[int]:
         """Descriptors to join by writing ``0``, one per hierarchy; the caller closes them.

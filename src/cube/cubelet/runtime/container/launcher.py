@@ -24,10 +24,8 @@ from cube.cubelet.runtime.container.plan import PARKED_CONTROL, Plan, describe, 
 from cube.cubelet.runtime.container.steps import Park, Step
 from cube.cubelet.runtime.container.uninterrupted import protected
 from cube.cubelet.runtime.guest.wire import Kind, Reader, Writer
+from cube.helper.process import reap
 from cube.model.errors import HostError
-
-#: Seconds within which a launcher whose socket is closed has ended.
-_END_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,7 @@ class Launcher:
         if self._channel is not None:
             self._channel.close()
         if self._process is not None:
-            await asyncio.to_thread(_reap, self._process)
+            await asyncio.to_thread(reap, self._process)
         self._process = None
 
 
@@ -220,15 +218,6 @@ def _spawn(program: int, launch_socket: int) -> subprocess.Popen[bytes]:
         env={},
         cwd="/",
     )
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of a launcher whose socket is closed."""
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _process(message: Datagram, steps: Sequence[Step]) -> tuple[int, int]:

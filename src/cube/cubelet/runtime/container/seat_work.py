@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +33,12 @@ class SeatPlan:
 
 @dataclass(frozen=True, slots=True)
 class SeatWork:
-    """What was made; descriptors come beside it: the cgroup's directory if ``born_inside``, then those to join by."""
+    """What was made; :func:`entrances` to the cgroup come beside it."""
 
     #: Id of the layer's subvolume.
     subvolume: int
     #: What is in the cgroup's control files.
     limits: dict[str, str]
-    born_inside: bool
 
 
 def lay_out(plan: SeatPlan) -> tuple[SeatWork, list[int]]:
@@ -54,6 +53,11 @@ def lay_out(plan: SeatPlan) -> tuple[SeatWork, list[int]]:
     cgroup = Cgroup(plan.cgroups, plan.instance, plan.cgroup)
     cgroup.make()
     cgroup.limit(usual)
+    return SeatWork(subvolume, cgroup.written), entrances(cgroup)
+
+
+def entrances(cgroup: Cgroup) -> list[int]:
+    """Descriptors to be born in a cgroup by, if that is possible, and to join it by; the caller closes them."""
     with contextlib.ExitStack() as opened:
         born = cgroup.directory_fd()
         fds = [] if born is None else [born]
@@ -61,15 +65,12 @@ def lay_out(plan: SeatPlan) -> tuple[SeatWork, list[int]]:
             opened.callback(os.close, fd)
         fds += cgroup.procs_fds(born=True)
         opened.pop_all()
-    return SeatWork(subvolume, cgroup.written, born is not None), fds
+    return fds
 
 
-def into_cgroup(cgroup: Cgroup, borrowed: contextlib.ExitStack) -> Iterator[Step]:
-    """The steps that put a process there. Their descriptors live as long as ``borrowed``."""
-    born = cgroup.directory_fd()
-    if born is not None:
-        borrowed.callback(os.close, born)
-        yield CloneIntoCgroup(born)
-    for fd in cgroup.procs_fds(born=True):
+def entering(cgroup: Cgroup, fds: Sequence[int], borrowed: contextlib.ExitStack) -> list[Step]:
+    """The steps that put a process into a cgroup by its entrances, which live as long as ``borrowed``."""
+    for fd in fds:
         borrowed.callback(os.close, fd)
-        yield JoinCgroup(fd)
+    births = 1 if cgroup.can_be_born_in else 0
+    return [*map(CloneIntoCgroup, fds[:births]), *map(JoinCgroup, fds[births:])]

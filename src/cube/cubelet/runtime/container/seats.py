@@ -25,8 +25,8 @@ from cube.cubelet.lull import Lull
 from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.launcher import Launched, Launcher, discard
-from cube.cubelet.runtime.container.seat_work import SeatPlan, lay_out
-from cube.cubelet.runtime.container.steps import CloneIntoCgroup, EnterNet, JoinCgroup, NewCgroupNamespace, Step
+from cube.cubelet.runtime.container.seat_work import SeatPlan, entering, lay_out
+from cube.cubelet.runtime.container.steps import EnterNet, NewCgroupNamespace, Step
 from cube.cubelet.runtime.container.uninterrupted import settled
 from cube.cubelet.storage.subvolumes import storage_error
 from cube.cubelet.storage.volume import Volume
@@ -230,12 +230,10 @@ class SeatPool:
     def _laid_out(self, seat: Seat, borrowed: ExitStack) -> list[Step]:
         """The steps that put a process into its cgroup. Their descriptors live as long as ``borrowed``."""
         work, fds = self._helper.call(lay_out, self._plan(seat))
-        for fd in fds:
-            borrowed.callback(os.close, fd)
+        steps = entering(seat.cgroup, fds, borrowed)
         self._volume.learn(seat.layer_name, work.subvolume)
         seat.cgroup.learn(Resources(), work.limits)
-        born = [CloneIntoCgroup(fds.pop(0))] if work.born_inside else []
-        return [*born, *map(JoinCgroup, fds)]
+        return steps
 
     def _plan(self, seat: Seat) -> SeatPlan:
         gateway = str(seat.link.gateway)

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.runtime.container.launcher import Launcher
-from cube.cubelet.runtime.container.seat_work import into_cgroup
+from cube.cubelet.runtime.container.seat_work import entering, entrances
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.microvm import command
 from cube.model.errors import CubeError
@@ -130,4 +130,4 @@ class Seats:
 def places(seat: Seat, borrowed: ExitStack) -> Iterator[Step]:
     """The steps that put a process into a seat's cgroup. Their descriptors live as long as ``borrowed``."""
     if seat.cgroup is not None:
-        yield from into_cgroup(seat.cgroup, borrowed)
+        yield from entering(seat.cgroup, entrances(seat.cgroup), borrowed)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.runtime.container import channel, first_process, steps, syscalls
-from cube.cubelet.runtime.container import launcher as launcher_module
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.steps import Step
 from cube.cubelet.runtime.container.syscalls import MountAttr
@@ -440,7 +439,7 @@ class TestLauncherProcess:
         os.kill(stopped, signal.SIGSTOP)
         with monkeypatch.context() as patch:
             patch.setattr(channel, "ANSWER_SECONDS", 0.1)
-            patch.setattr(launcher_module, "_END_SECONDS", 0.1)
+            patch.setattr("cube.helper.process._END_S", 0.1)
             with pytest.raises(HostError, match="does not answer"):
                 await launcher.launch(place.plan())
             namespace = await launcher.userns(ID_BASE, ID_COUNT)
