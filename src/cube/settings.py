@@ -119,7 +119,9 @@ class Settings(BaseSettings):
         description="Links, cgroups and user namespaces kept ready at least for the next sandboxes.",
     )
     seat_pool_max: int = Field(
-        default=256, ge=0, description="The same at most, when many sandboxes were asked for of late."
+        default=0,
+        ge=0,
+        description="The same at most, made while nobody asks for anything; 0 means one per 32 MiB of memory, up to 512.",
     )
     warm_pool: int = Field(
         default=1, ge=0, description="Started sandboxes with a loaded interpreter kept ready at least, per template."

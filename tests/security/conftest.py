@@ -42,6 +42,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         id_base=0x6000_0000 + slots.slot() * 0x0100_0000,
         volume_gb=4,
         seat_pool=2,
+        seat_pool_max=4,
     )
 
 

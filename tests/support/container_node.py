@@ -37,6 +37,7 @@ class ContainerNode:
             id_base=0x7000_0000 + slots.slot() * 0x0100_0000,
             volume_gb=2,
             seat_pool=1,
+            seat_pool_max=1,
         )
         build_test_template(self.settings.templates_dir)
         self.runtime: ContainerRuntime

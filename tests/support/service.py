@@ -75,6 +75,7 @@ class Service:
             "CUBE_NETWORK_CIDR": self.network,
             "CUBE_VOLUME_GB": "8",
             "CUBE_SEAT_POOL": "4",
+            "CUBE_SEAT_POOL_MAX": "16",
             "CUBE_RUNTIME": "container",
             "E2B_API_URL": self.url,
             "E2B_SANDBOX_URL": self.url,

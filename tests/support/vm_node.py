@@ -103,6 +103,7 @@ async def vm_node(directory: Path, **changes: object) -> AsyncIterator[VmNode]:
         run_dir=directory / "run",
         volume_gb=4,
         seat_pool=2,
+        seat_pool_max=2,
         **changes,  # type: ignore[arg-type]
     )
     store = ImageStore(settings)

@@ -17,6 +17,11 @@ class Lull:
         """Something was asked for or given back."""
         self._stirred.set()
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether something was asked for since the last wait."""
+        return self._stirred.is_set()
+
     async def stirred(self, patience: float | None) -> None:
         """Wait until something is asked for, or was since the last wait, but no longer than so many seconds."""
         await self._next(patience)

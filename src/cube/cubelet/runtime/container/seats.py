@@ -20,7 +20,6 @@ import structlog
 
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.cgroups.manager import CgroupManager
-from cube.cubelet.demand import Demand
 from cube.cubelet.lull import Lull
 from cube.cubelet.memory import MemoryGauge
 from cube.cubelet.runtime.container import rootfs
@@ -43,10 +42,13 @@ _PAUSE_AFTER_FAILURE = 1.0
 
 #: A pause of so many seconds in what is asked for is used to tidy up.
 _QUIET_S = 0.25
-#: Seats that were asked for within so many seconds are kept ready, for so many seconds after a burst (it fades).
-_SPAN_S, _MEMORY_S = 4.0, 60.0
-#: Used seats that are let pile up at least.
+#: So many are taken apart at once.
 _FEW = 16
+#: Used seats that are let pile up until there is a pause.
+_PILE = 128
+#: One seat is kept for so much of the machine's memory where the settings do not say: they take a hundredth of it then.
+_MEMORY_PER_SEAT = 32 << 20
+_MOST = 512
 #: Seconds after which a pool that is larger than it needs to be is looked at again.
 _LOOK_AGAIN_S = 5.0
 
@@ -91,9 +93,16 @@ def layer_name(index: int) -> str:
     return f"seat{index}"
 
 
+def affordable() -> int:
+    """How many seats this machine can keep ready without missing their memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(memory // _MEMORY_PER_SEAT, _MOST)
+
+
 class SeatPool:
-    """Seats of one instance. As many are ready as demand wants, between ``settings.seat_pool`` and
-    ``settings.seat_pool_max``, and none while memory is short. Use from one event loop."""
+    """Seats of one instance: ``settings.seat_pool`` are made as soon as they are missing, up to
+    ``settings.seat_pool_max`` while nobody asks for anything, and none while memory is short. Use from one event loop.
+    """
 
     def __init__(
         self,
@@ -109,7 +118,8 @@ class SeatPool:
         self._helper = helper
         self._id_base = settings.id_base
         self._stage = settings.run_dir / "stage"
-        self._demand = Demand(settings.seat_pool, settings.seat_pool_max, span=_SPAN_S, memory=_MEMORY_S)
+        self._least = settings.seat_pool
+        self._most = max(self._least, settings.seat_pool_max or affordable())
         self._memory = memory
         self._links = links
         self._cgroups = cgroups
@@ -128,13 +138,14 @@ class SeatPool:
 
     @property
     def target(self) -> int:
-        """How many should."""
-        return 0 if self._memory.short else self._demand.target
+        """How many should, given quiet."""
+        return 0 if self._memory.short else self._most
 
     async def start(self) -> None:
-        """Fill the pool, and keep it filled."""
-        await self._tidy()
+        """Make the least number of seats, and then keep the pool filled in the background."""
+        await self._fill(min(self._least, self.target))
         self._keeper = asyncio.create_task(self._keep(), name="seats")
+        self._lull.stir()
 
     async def close(self) -> None:
         """Give up the seats that nobody has taken, and finish with those that were left."""
@@ -147,7 +158,6 @@ class SeatPool:
 
     async def acquire(self) -> Seat:
         """A seat that nobody else has; raises ``LimitExceeded`` when the addresses are used up."""
-        self._demand.note()
         self._lull.stir()
         while self._ready:
             seat = self._ready.popleft()
@@ -180,23 +190,37 @@ class SeatPool:
     def _urgent(self) -> bool:
         """When seats run out, or used ones pile up, no pause is waited for; then the work of many is done at once, so
         that most requests meet a machine that does nothing else."""
-        running_out = len(self._ready) <= self.target // 4 < self.target
-        return running_out or len(self._left) >= 2 * max(self._demand.target, _FEW)
+        return len(self._ready) <= min(self._least, self.target) // 4 < self.target or len(self._left) >= _PILE
 
     async def _tidy(self) -> None:
-        self._links.expect(self.target)
+        """Make the pool as it should be. When something is asked for meanwhile this is left for the next pause, but for
+        what cannot wait."""
         while len(self._ready) > self.target:
             self._left.append(self._ready.popleft())
-        await self._take_all_apart()
-        while len(self._ready) < self.target:
+        if len(self._left) >= _PILE:
+            await self._take_all_apart()
+        await self._fill(min(self._least, self.target))
+        while not self._lull.disturbed and self._left:
+            await self._take_some_apart()
+        while not self._lull.disturbed and len(self._ready) < self.target:
+            self._ready.append(await self._make())
+
+    async def _fill(self, enough: int) -> None:
+        while len(self._ready) < enough:
             self._ready.append(await self._make())
             # Under load the pool is never full: the links of used seats come back all the same.
             if len(self._left) >= _FEW:
-                await self._take_all_apart()
+                await self._take_some_apart()
 
     async def _take_all_apart(self) -> None:
+        while self._left:
+            await self._take_some_apart()
+
+    async def _take_some_apart(self) -> None:
+        # The next seats can have their links.
+        self._links.expect(self.target - len(self._ready))
         async with asyncio.TaskGroup() as group:
-            while self._left:
+            for _ in range(min(len(self._left), _FEW)):
                 group.create_task(self._take_apart(self._left.popleft()))
 
     async def _make(self) -> Seat:
