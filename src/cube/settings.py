@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     seat_pool_max: int = Field(
         default=0,
         ge=0,
-        description="The same at most, made while nobody asks for anything; 0 means one per 32 MiB of memory, up to 512.",
+        description="The same at most, made while nobody asks for any; 0 means one per 48 MiB of memory, up to 512.",
     )
     warm_pool: int = Field(
         default=1, ge=0, description="Started sandboxes with a loaded interpreter kept ready at least, per template."

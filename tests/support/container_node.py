@@ -27,7 +27,7 @@ SMALL = Resources(cpu_count=1, memory_mb=256, disk_mb=256, pids=128, open_files=
 class ContainerNode:
     """``runtime`` over the images of an instance; ``part`` as for :class:`support.service.Service`."""
 
-    def __init__(self, directory: Path, part: int, helper: Caller | None = None) -> None:
+    def __init__(self, directory: Path, part: int, helper: Caller | None = None, most_seats: int = 1) -> None:
         self._helper = helper
         self.settings = Settings(
             instance=slots.instance(part),
@@ -37,7 +37,7 @@ class ContainerNode:
             id_base=0x7000_0000 + slots.slot() * 0x0100_0000,
             volume_gb=2,
             seat_pool=1,
-            seat_pool_max=1,
+            seat_pool_max=most_seats,
         )
         build_test_template(self.settings.templates_dir)
         self.runtime: ContainerRuntime
@@ -73,9 +73,11 @@ async def sh(instance: ContainerInstance, script: str, user: str = "root") -> st
 
 
 @asynccontextmanager
-async def container_node(directory: Path, part: int, helper: Caller | None = None) -> AsyncIterator[ContainerNode]:
+async def container_node(
+    directory: Path, part: int, helper: Caller | None = None, most_seats: int = 1
+) -> AsyncIterator[ContainerNode]:
     """A node that runs; at the end nothing of it is left but snapshots."""
-    node = ContainerNode(directory, part, helper)
+    node = ContainerNode(directory, part, helper, most_seats)
     await node.start()
     try:
         yield node

@@ -52,3 +52,13 @@ async def test_a_request_before_the_wait_is_not_missed() -> None:
 
 async def test_patience_ends() -> None:
     await finished(asyncio.create_task(Lull(3600).stirred(0.01)))
+
+
+async def test_whoever_works_in_a_pause_sees_that_it_has_ended() -> None:
+    lull = Lull(0.01)
+    await lull.wait(lambda: False)
+    assert not lull.disturbed
+    lull.stir()
+    assert lull.disturbed
+    await lull.stirred(None)
+    assert not lull.disturbed

@@ -22,6 +22,7 @@ PROBES: tuple[tuple[str, Callable[[], Check]], ...] = (
     ("erofs", storage.erofs),
     ("id-mapped mounts", storage.id_mapped_mounts),
     ("disk quotas", storage.quotas),
+    ("run directory", storage.run_directory),
     ("nftables", network.nftables),
     ("TPROXY", network.tproxy),
     ("envoy", network.envoy),

@@ -51,6 +51,14 @@ def find(target: Path) -> Mount | None:
     return next((entry for entry in reversed(mounts()) if entry.mount_point == wanted), None)
 
 
+def holding(path: Path) -> Mount:
+    """The mount that ``path`` lies on, or would lie on if it existed."""
+    wanted = path.resolve()
+    holders = [entry for entry in mounts() if wanted.is_relative_to(entry.mount_point)]
+    # Of several at one place the last one is on top.
+    return max(enumerate(holders), key=lambda pair: (len(pair[1].mount_point.parts), pair[0]))[1]
+
+
 def below(directory: Path) -> list[Mount]:
     """Mounts at or below ``directory``, latest first: the order in which they can be taken away."""
     root = directory.resolve()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cube.cubelet.doctor import PROBES, kvm
+from cube.cubelet.doctor import PROBES, kvm, storage
 from cube.cubelet.doctor.check import Status, in_child
 from cube.cubelet.doctor.kernel import unshare
 from cube.cubelet.runtime.microvm import accelerator
@@ -51,6 +51,17 @@ def test_a_failing_probe_answers_with_the_kernels_reason() -> None:
         raise PermissionError(1, "not today")
 
     assert in_child(attempt) == (False, "[Errno 1] not today")
+
+
+@pytest.mark.parametrize(("where", "status"), [("/dev/shm/there/or/not", Status.OK), ("/proc/x", Status.LIMITED)])
+def test_a_run_directory_that_is_not_in_memory_is_told(
+    where: str, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBE_RUN_DIR", where)
+    check = storage.run_directory()
+    assert check.status is status
+    assert where in check.detail
+    assert ("CUBE_RUN_DIR" in check.consequence) is (status is Status.LIMITED)
 
 
 def _killed() -> str:

@@ -47,7 +47,7 @@ _FEW = 16
 #: Used seats that are let pile up until there is a pause.
 _PILE = 128
 #: One seat is kept for so much of the machine's memory where the settings do not say: they take a hundredth of it then.
-_MEMORY_PER_SEAT = 32 << 20
+_MEMORY_PER_SEAT = 48 << 20
 _MOST = 512
 #: Seconds after which a pool that is larger than it needs to be is looked at again.
 _LOOK_AGAIN_S = 5.0

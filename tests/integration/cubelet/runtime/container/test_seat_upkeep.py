@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cube.cubelet.cgroups.events import poll_until
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.runtime.container import seat_files
+from cube.cubelet.runtime.container.seats import SeatPool
 from cube.model.errors import HostError, StorageFull
 from support.container_node import ContainerNode, container_node, sh
 
@@ -115,6 +117,36 @@ async def test_a_seat_that_is_not_finished_leaves_nothing(node: ContainerNode, s
             await making
         assert _places(node) == there
     assert await sh(await node.runtime.create(node.spec()), "echo on") == "on"
+
+
+async def test_the_pool_is_filled_while_nobody_asks_for_anything(tmp_path: Path) -> None:
+    async with container_node(tmp_path, _PART, most_seats=4) as node:
+        seats = node.runtime._seats
+        assert await poll_until(lambda: seats.ready == 4, 30)
+        taken = [await seats.acquire() for _ in range(3)]
+        assert await poll_until(lambda: seats.ready == 4, 30)
+        for seat in taken:
+            seats.leave(seat)
+        assert await poll_until(lambda: not seats._left and node.runtime._links._held.keys() == _indices(seats), 30)
+
+
+async def test_a_pool_that_is_not_full_lets_requests_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on only after a pause, and a seat that was begun is all that a request meets."""
+    async with container_node(tmp_path, _PART, most_seats=6) as node:
+        seats = node.runtime._seats
+        assert await poll_until(lambda: seats.ready == 6, 30)
+        monkeypatch.setattr(seats._lull, "_seconds", 3600)  # a pause that does not come
+        taken = [await seats.acquire() for _ in range(5)]
+        await asyncio.sleep(0.2)
+        assert seats.ready == 1
+        taken.append(await seats.acquire())  # now one is missing that must be there
+        assert await poll_until(lambda: seats.ready >= 1, 30)
+        for seat in taken:
+            seats.leave(seat)
+
+
+def _indices(seats: SeatPool) -> set[int]:
+    return {seat.index for seat in seats._ready}
 
 
 def _places(node: ContainerNode) -> tuple[set[str], set[str], int]:

@@ -13,7 +13,7 @@ import pytest
 
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.runtime.container.launcher import Launched
-from cube.cubelet.runtime.container.seats import Seat
+from cube.cubelet.runtime.container.seats import Seat, affordable
 from cube.netagent.links import Link
 
 
@@ -51,3 +51,14 @@ def test_a_seat_is_usable_as_long_as_its_process_waits(many_descriptors: None, l
 
 def test_a_seat_that_was_taken_over_is_not_for_new_sandboxes() -> None:
     assert not seat(None).usable
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "seats"), [(0.25, 5), (1, 21), (4, 85), (24, 512), (512, 512)], ids=lambda number: f"{number:g}"
+)
+def test_the_seats_that_are_kept_take_a_hundredth_of_the_memory_at_most(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: float, seats: int
+) -> None:
+    values = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(gigabytes * 2**30 / 4096)}
+    monkeypatch.setattr(os, "sysconf", values.__getitem__)
+    assert affordable() == seats
