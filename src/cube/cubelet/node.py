@@ -8,14 +8,16 @@ The master decides, the runtime carries out; the cubelet in between knows what r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 
 import structlog
 
 from cube.cubelet.agent import NodeVolumes, Recovered
+from cube.cubelet.deaths import Callback, Deaths
+from cube.cubelet.preparation import Preparation, Prepare
 from cube.cubelet.resident import DEAD, Resident, view_of
 from cube.cubelet.runtime.base import Found, Instance, Runtime
 from cube.cubelet.start_command import run_start_command
@@ -30,8 +32,6 @@ from cube.netagent.agent import NetworkAgent
 
 log = structlog.get_logger(__name__)
 
-#: Preparations at the same time: they load whole interpreters, and requests come first.
-_PREPARED_AT_ONCE = 2
 #: How many leftovers are removed at the same time after a restart.
 _CLEANERS = 8
 
@@ -45,7 +45,7 @@ class Cubelet:
         templates: Callable[[], Sequence[Template]],
         *,
         volumes: NodeVolumes,
-        prepare: Callable[[EnvdSandbox], Awaitable[None]] | None = None,
+        prepare: Prepare | None = None,
         stock: Bounds | None = None,
         network: NetworkAgent | None = None,
     ) -> None:
@@ -62,15 +62,13 @@ class Cubelet:
         #: The volumes that sandboxes can mount.
         self.volumes = volumes
         self._templates = templates
-        self._prepare = prepare
+        self._preparation = Preparation(prepare)
         self._network = network
-        self._preparing = asyncio.Semaphore(_PREPARED_AT_ONCE)
         self._residents: dict[str, Resident] = {}
-        self._death_callbacks: list[Callable[[str], None]] = []
-        self._unreachable_callbacks: list[Callable[[str], None]] = []
         self._tasks = asyncio.TaskGroup()
+        self._deaths = Deaths(self._tasks)
         self._background: set[asyncio.Task[None]] = set()
-        maker = Maker(self._start_ahead, self._prepare_ahead, self._end, templates)
+        maker = Maker(self._start_ahead, self._preparation.of, self._end, templates)
         self._stock = Stock(stock, maker) if stock is not None and stock.high > 0 else None
 
     async def __aenter__(self) -> Cubelet:
@@ -124,7 +122,7 @@ class Cubelet:
     async def destroy(self, sandbox_id: str) -> None:
         """End a sandbox and remove all that belongs to it; succeeds when there is none."""
         resident = self._residents.pop(sandbox_id, None) or self._taken(sandbox_id)
-        self._unreachable(sandbox_id)
+        self._deaths.unreachable(sandbox_id)
         if resident is not None:
             await self._end(resident)
         else:
@@ -134,24 +132,24 @@ class Cubelet:
         """Stop a running sandbox where it stands, or keep its files alone. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
         instance = resident.running()
-        self._unreachable(sandbox_id)
-        async with self._not_watched(resident):
+        self._deaths.unreachable(sandbox_id)
+        async with self._deaths.expected(resident):
             resident.instance = await self._runtime.pause(instance, memory=memory)
             resident.state = Condition.PAUSED if memory else Condition.STOPPED
         if not memory:
-            await self._ended(resident)
+            await resident.forget_processes()
 
     async def resume(self, sandbox_id: str, *, memory: bool = True) -> None:
         """Let a paused or stopped sandbox run again. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
         anew = not memory or resident.state == Condition.STOPPED
-        async with self._not_watched(resident):
+        async with self._deaths.expected(resident):
             instance = await self._runtime.resume(resident.spec, resident.instance, memory=memory)
             if instance is resident.instance:
                 resident.state = Condition.RUNNING
                 return
             resident.instance = None
-        await self._ended(resident)
+        await resident.forget_processes()
         self._start(resident, instance)
         if not await resident.take_up() and anew:
             await self._begin_again(resident)
@@ -169,11 +167,11 @@ class Cubelet:
         """Replace what a running sandbox is by what a snapshot holds. See :class:`NodeAgent`."""
         resident = self._resident(sandbox_id)
         instance = resident.running()
-        async with self._not_watched(resident):
+        async with self._deaths.expected(resident):
             await self._runtime.rollback(resident.spec, instance, snapshot_id)
             resident.instance, resident.state = None, Condition.STOPPED
-        self._unreachable(sandbox_id)
-        await self._ended(resident)
+        self._deaths.unreachable(sandbox_id)
+        await resident.forget_processes()
         try:
             self._start(resident, await self._runtime.resume(resident.spec, None, memory=True))
         except CubeError as error:
@@ -227,16 +225,16 @@ class Cubelet:
         alive = {sandbox_id: Condition(resident.state) for sandbox_id, resident in self._residents.items()}
         return Recovered(alive, present & set(snapshots))
 
-    def on_death(self, callback: Callable[[str], None]) -> None:
+    def on_death(self, callback: Callback) -> None:
         """``callback`` is called on the loop with the id of a sandbox that ended by itself; it is to be destroyed."""
-        self._death_callbacks.append(callback)
+        self._deaths.on_death(callback)
 
-    def on_unreachable(self, callback: Callable[[str], None]) -> None:
+    def on_unreachable(self, callback: Callback) -> None:
         """``callback`` is called with the id of a sandbox before it is paused or ended, and after it died.
 
         What leads to its address must then be forgotten, for another sandbox may get it.
         """
-        self._unreachable_callbacks.append(callback)
+        self._deaths.on_unreachable(callback)
 
     def templates(self) -> Sequence[Template]:
         """Templates whose image is on this node."""
@@ -275,21 +273,17 @@ class Cubelet:
         except KeyError:
             raise SandboxNotFound(sandbox_id) from None
 
-    def _unreachable(self, sandbox_id: str) -> None:
-        for callback in self._unreachable_callbacks:
-            callback(sandbox_id)
-
     async def _admit(self, spec: SandboxSpec, found: Found) -> None:
         view = None if found.instance is None else view_of(spec, found.instance)
         resident = Resident(spec, found.instance, view, None, found.condition)
-        self._watch(resident)
+        self._deaths.watch(resident)
         await resident.take_up()
         self._residents[spec.sandbox_id] = resident
 
     def _start(self, resident: Resident, instance: Instance) -> None:
         """Note that a sandbox runs whose processes have just begun."""
         resident.started(instance)
-        self._watch(resident)
+        self._deaths.watch(resident)
 
     async def _end(self, resident: Resident) -> None:
         resident.unwatch()
@@ -308,12 +302,6 @@ class Cubelet:
         await resident.take_up()
         return resident
 
-    async def _prepare_ahead(self, resident: Resident) -> None:
-        if not resident.spec.template.code_interpreter:
-            resident.prepared = True  # there is nothing to prepare
-        elif self._prepare is not None:
-            await self._prepared(self._prepare, resident)
-
     async def _hand_out(self, resident: Resident, spec: SandboxSpec) -> None:
         """Give a sandbox in stock what its client has chosen."""
         try:
@@ -328,8 +316,8 @@ class Cubelet:
     # -- beside --------------------------------------------------------------------------------------------------
 
     def _prepare_beside(self, resident: Resident) -> None:
-        if self._prepare is not None and resident.spec.template.code_interpreter:
-            self._beside(self._prepared(self._prepare, resident))
+        if self._preparation.worthwhile(resident):
+            self._beside(self._preparation.of(resident))
 
     async def _begin_again(self, resident: Resident) -> None:
         """Run the start command in a sandbox whose processes begin anew. It is there, whatever becomes of that."""
@@ -339,38 +327,6 @@ class Cubelet:
         except CubeError as error:
             log.warning("sandbox.start_command_failed", sandbox=sandbox_id, reason=error.message)
 
-    async def _ended(self, resident: Resident) -> None:
-        """Forget what envd has of processes that were ended on purpose."""
-        await resident.close_drawers()
-        resident.view = None
-
-    @asynccontextmanager
-    async def _not_watched(self, resident: Resident) -> AsyncIterator[None]:
-        """While an operation ends processes on purpose, that is no death. What is there afterwards is watched again."""
-        resident.unwatch()
-        try:
-            yield
-        except SandboxStopped:
-            resident.instance, resident.state = None, Condition.STOPPED
-            await self._ended(resident)
-            raise
-        finally:
-            self._watch(resident)
-
-    def _watch(self, resident: Resident) -> None:
-        if resident.instance is not None:
-            resident.watcher = self._tasks.create_task(self._until_death(resident, resident.instance))
-
-    async def _until_death(self, resident: Resident, instance: Instance) -> None:
-        """Report a death; whoever hears of it has the remains destroyed."""
-        await instance.died()
-        sandbox_id = resident.spec.sandbox_id
-        log.warning("sandbox.died", sandbox=sandbox_id)
-        resident.state = DEAD
-        self._unreachable(sandbox_id)
-        for callback in self._death_callbacks:
-            callback(sandbox_id)
-
     def _beside(self, work: Awaitable[None]) -> None:
         async def run() -> None:
             await work
@@ -378,15 +334,6 @@ class Cubelet:
         task = self._tasks.create_task(run())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    async def _prepared(self, prepare: Callable[[EnvdSandbox], Awaitable[None]], resident: Resident) -> None:
-        try:
-            async with self._preparing:
-                if resident.view is not None:
-                    await prepare(resident.view)
-            resident.prepared = True
-        except CubeError as error:
-            log.info("sandbox.prepare_failed", sandbox=resident.spec.sandbox_id, reason=error.message)
 
     async def _remove_leftovers(self) -> None:
         gate = asyncio.Semaphore(_CLEANERS)

@@ -106,6 +106,16 @@ class Resident:
                 await drawer.renew()
         return True
 
+    async def stopped(self) -> None:
+        """Note that nothing of it runs any more."""
+        self.instance, self.state = None, Condition.STOPPED
+        await self.forget_processes()
+
+    async def forget_processes(self) -> None:
+        """Forget what envd has of processes that were ended on purpose."""
+        await self.close_drawers()
+        self.view = None
+
     async def close_drawers(self) -> None:
         """Close what envd and the interpreter kept for processes that have ended."""
         if self.view is None:

@@ -19,16 +19,8 @@ from cube.cubelet.runtime.guest.wire import Kind, Reader, WireError, Writer
 from cube.cubelet.runtime.microvm.conduits import Conduit
 from cube.cubelet.runtime.microvm.frames import ChannelType
 from cube.cubelet.runtime.microvm.handles import Ask, ChannelHandle, ChannelInotify
-from cube.cubelet.runtime.microvm.mux import (
-    Closed,
-    Data,
-    Ended,
-    Event,
-    Mux,
-    Received,
-    Room,
-    Started,
-)
+from cube.cubelet.runtime.microvm.mux import Mux
+from cube.cubelet.runtime.microvm.mux_events import Closed, Data, Ended, Event, Received, Room, Started
 from cube.model.errors import Unavailable
 
 #: Seconds between two askings of a guest that does not begin a session, such as one that still boots.

@@ -1,7 +1,8 @@
 """The host's end of the channel to a microVM: frames on a stream of bytes, and the rules about them; no I/O.
 
 The far end is as hostile as the sandbox: :meth:`Mux.feed` raises ``WireError`` for whatever breaks the rules, and then
-the guest is dead to us. What is held here is bounded: by a frame, a message, and for each channel by :data:`WINDOW`.
+the guest is dead to us. What is held here is bounded: by a frame, a message, and for each channel by
+:data:`cube.cubelet.runtime.microvm.frames.WINDOW`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from cube.cubelet.runtime.guest.wire import BODY_MAX, WireError
 from cube.cubelet.runtime.microvm.frames import (
@@ -21,12 +21,13 @@ from cube.cubelet.runtime.microvm.frames import (
     PAIR,
     TRAILER,
     U32,
-    WINDOW,
     ChannelType,
     FrameType,
     pack,
     parts_of,
 )
+from cube.cubelet.runtime.microvm.mux_channel import MuxChannel
+from cube.cubelet.runtime.microvm.mux_events import Closed, Data, Ended, Event, Received, Room, Started
 
 #: Channels that one guest may have.
 MAX_CHANNELS = 4096
@@ -39,78 +40,11 @@ _MAX_ATTACHED = 32
 _ENVELOPE = U32.size + _MAX_ATTACHED * PAIR.size + PAIR.size
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The guest has begun the session that was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A whole message, and the channels that came with it."""
-
-    kind: int
-    id: int
-    body: bytes
-    channels: list[tuple[int, ChannelType]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Bytes from a channel, in their order."""
-
-    channel: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing more will come from the channel."""
-
-    channel: int
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The channel is gone in the guest."""
-
-    channel: int
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """The guest has taken bytes: more may be sent."""
-
-    channel: int
-
-
-Event = Started | Received | Data | Ended | Closed | Room
-
-
-@dataclass(slots=True)
-class _Channel:
-    """One direction or both of a channel; all numbers are offsets from its beginning."""
-
-    type: ChannelType
-    #: From the guest: what has come, and what of it was delivered.
-    came: int = 0
-    delivered: int = 0
-    ended: bool = False
-    #: To the guest: what was sent, what of it the guest has, and what of that it has written.
-    sent: int = 0
-    taken: int = 0
-    written: int = 0
-    #: Sent and not taken: to be sent again in the next session.
-    kept: bytearray = field(default_factory=bytearray)
-    end_sent: bool = False
-    #: Whether offsets of this session are known.
-    attached: bool = True
-
-
 class Mux:
     """The state of one guest's channel over any number of sessions."""
 
     def __init__(self) -> None:
-        self._channels: dict[int, _Channel] = {}
+        self._channels: dict[int, MuxChannel] = {}
         self._in = bytearray()
         self._out = bytearray()
         self._message = bytearray()
@@ -164,17 +98,14 @@ class Mux:
     def room(self, number: int) -> int:
         """How many bytes may be sent to a channel now."""
         channel = self._channels.get(number)
-        if channel is None or not channel.attached or channel.end_sent:
-            return 0
-        return WINDOW - (channel.sent - channel.written)
+        return 0 if channel is None else channel.room
 
     def send_data(self, number: int, data: bytes) -> None:
         """Send bytes, at most :meth:`room`."""
-        if len(data) > self.room(number):
-            raise ValueError("more data than the guest has room for")
-        channel = self._channels[number]
-        channel.kept += data
-        channel.sent += len(data)
+        channel = self._channels.get(number)
+        if channel is None:
+            raise ValueError(f"there is no channel {number}")
+        channel.send(data)
         self._data(number, data)
 
     def confirm(self, number: int, size: int) -> None:
@@ -208,16 +139,14 @@ class Mux:
         Raises ``WireError`` when it is open here already, or too many are.
         """
         self._check_new(number)
-        self._channels[number] = _Channel(
+        self._channels[number] = MuxChannel(
             kind, came=came, delivered=came, sent=sent, taken=sent, written=sent, attached=False
         )
 
     def attach(self, number: int) -> None:
         """In a new session: go on with a channel. What had come and was not confirmed comes again."""
         channel = self._channels[number]
-        channel.came = channel.delivered
-        channel.ended = False
-        channel.attached = not channel.type.writable  # the offsets of the other direction have to be told first
+        channel.attach()
         self._frame(FrameType.ATTACH, number, OFFSETS.pack(channel.came, 0))
 
     def has(self, number: int) -> bool:
@@ -304,11 +233,14 @@ class Mux:
             return  # closed here while it was on its way
         match kind:
             case FrameType.DATA:
-                yield self._came(number, channel, payload)
+                channel.take(payload)
+                yield Data(number, payload)
             case FrameType.CREDIT:
-                yield from self._credited(number, channel, payload)
+                self._credited(number, channel, payload)
+                yield Room(number)
             case FrameType.END:
-                yield self._ended(number, channel)
+                channel.finish()
+                yield Ended(number)
             case FrameType.CLOSE:
                 del self._channels[number]
                 yield Closed(number)
@@ -340,7 +272,7 @@ class Mux:
             known = ChannelType(kind)
         except ValueError:
             raise WireError(f"a channel of type {kind}") from None
-        self._channels[number] = _Channel(known)
+        self._channels[number] = MuxChannel(known)
         return number, known
 
     def _check_new(self, number: int) -> None:
@@ -349,43 +281,21 @@ class Mux:
         if len(self._channels) >= MAX_CHANNELS:
             raise WireError(f"more than {MAX_CHANNELS} channels")
 
-    def _came(self, number: int, channel: _Channel, payload: bytes) -> Data:
-        if not channel.type.readable or channel.ended or not payload:
-            raise WireError("data from a channel that has none")
-        channel.came += len(payload)
-        if channel.came - channel.delivered > WINDOW:
-            raise WireError("more data than there is room for")
-        return Data(number, payload)
-
-    def _ended(self, number: int, channel: _Channel) -> Ended:
-        if not channel.type.readable or channel.ended:
-            raise WireError("the end of a channel that has none")
-        channel.ended = True
-        return Ended(number)
-
-    def _credited(self, number: int, channel: _Channel, payload: bytes) -> Iterator[Event]:
-        if len(payload) != OFFSETS.size or not channel.type.writable:
-            raise WireError("a confirmation that makes no sense")
-        written, taken = OFFSETS.unpack(payload)
-        if not (channel.written <= written <= taken <= channel.sent and channel.taken <= taken):
-            raise WireError("a confirmation of what was not sent")
-        del channel.kept[: taken - channel.taken]
-        channel.written, channel.taken = written, taken
+    def _credited(self, number: int, channel: MuxChannel, payload: bytes) -> None:
+        channel.credit(payload)
         if not channel.attached:
             self._resend(number, channel)
         self._forget_if_done(number, channel)
-        yield Room(number)
 
-    def _resend(self, number: int, channel: _Channel) -> None:
+    def _resend(self, number: int, channel: MuxChannel) -> None:
         channel.attached = True
         if channel.kept:
             self._data(number, bytes(channel.kept))
         if channel.end_sent:
             self._frame(FrameType.END, number)
 
-    def _forget_if_done(self, number: int, channel: _Channel) -> None:
-        """Of a sink that has ended nothing more will be heard: the guest forgets it with the last byte."""
-        if channel.end_sent and channel.type is ChannelType.SINK and channel.written == channel.sent:
+    def _forget_if_done(self, number: int, channel: MuxChannel) -> None:
+        if channel.done:
             del self._channels[number]
 
 

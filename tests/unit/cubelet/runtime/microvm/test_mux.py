@@ -14,18 +14,8 @@ from hypothesis import strategies as st
 from cube.cubelet.runtime.guest.wire import BODY_MAX, WireError
 from cube.cubelet.runtime.microvm import mux as module
 from cube.cubelet.runtime.microvm.frames import FRAME_MAX, MARK, WINDOW, ChannelType, FrameType
-from cube.cubelet.runtime.microvm.mux import (
-    LEFTOVER_MAX,
-    MAX_CHANNELS,
-    Closed,
-    Data,
-    Ended,
-    Event,
-    Mux,
-    Received,
-    Room,
-    Started,
-)
+from cube.cubelet.runtime.microvm.mux import LEFTOVER_MAX, MAX_CHANNELS, Mux
+from cube.cubelet.runtime.microvm.mux_events import Closed, Data, Ended, Event, Received, Room, Started
 
 HEADER = struct.Struct("<BBHII")
 OFFSETS = struct.Struct("<QQ")
