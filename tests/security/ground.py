@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cube.cubelet.runtime.container.guest import ContainerGuest
+from cube.cubelet.runtime.container.instance import ContainerInstance
 from cube.cubelet.runtime.container.record import Records
-from cube.cubelet.runtime.container.runtime import ContainerInstance, ContainerRuntime
+from cube.cubelet.runtime.container.runtime import ContainerRuntime
 from cube.cubelet.runtime.container.seccomp.numbers import ARCHITECTURES
 from cube.cubelet.storage.images import ImageStore
 from cube.envd.guest import ExitStatus, GuestProcess, SpawnRequest, TerminalSize

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from cube.cubelet.runtime.container.runtime import ContainerInstance, ContainerRuntime
+from cube.cubelet.runtime.container.instance import ContainerInstance
+from cube.cubelet.runtime.container.runtime import ContainerRuntime
 from cube.cubelet.storage.images import ImageStore
 from cube.envd.guest import ExitStatus, SpawnRequest
 from cube.helper.process import Caller

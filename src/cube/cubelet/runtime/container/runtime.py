@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -15,12 +14,12 @@ import structlog
 from cube.cubelet.cgroups.detect import detect
 from cube.cubelet.cgroups.manager import CgroupManager
 from cube.cubelet.memory import MemoryGauge
-from cube.cubelet.runtime.base import Capabilities, Found, Instance, LocalGuest
+from cube.cubelet.runtime.base import Capabilities, Found, Instance
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.binary import find_cube_init
 from cube.cubelet.runtime.container.captures import Captures
-from cube.cubelet.runtime.container.guest import ContainerGuest
 from cube.cubelet.runtime.container.host_limits import raise_limits
+from cube.cubelet.runtime.container.instance import ContainerInstance
 from cube.cubelet.runtime.container.kept import KeptLayers, brought_name
 from cube.cubelet.runtime.container.launcher import Launched, Launcher
 from cube.cubelet.runtime.container.leftovers import Leftovers
@@ -39,32 +38,6 @@ from cube.netagent.agent import NetworkAgent
 from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class ContainerInstance:
-    """One running or paused container."""
-
-    spec: SandboxSpec
-    address: str
-    envd: LocalGuest
-    seat: Seat
-    guest: ContainerGuest
-    #: Name of the layer that it writes to.
-    layer: str
-    #: Whether its processes stand still.
-    frozen: bool = False
-    #: Whether something of it may be kept beside its seat.
-    keeps: bool = False
-
-    @property
-    def sandbox_id(self) -> str:
-        """Its id."""
-        return self.spec.sandbox_id
-
-    async def died(self) -> None:
-        """Return when its first process is gone."""
-        await self.guest.closed.wait()
 
 
 class ContainerRuntime:
@@ -313,14 +286,14 @@ class ContainerRuntime:
         except BaseException:
             launched.control.close()
             raise
-        return _instance(spec, seat, layer, launched.control)
+        return ContainerInstance.of(spec, seat, layer, launched.control)
 
     async def _adopted(self, spec: SandboxSpec, record: Record, *, frozen: bool) -> ContainerInstance:
         seat = await self._seats.adopt(record.seat, record.pid)
         await self._network.attach(spec.sandbox_id, seat.link, spec.network)
         # A crash may have come between a pause and its record, or the other way round, or while it was captured.
         await (seat.cgroup.freeze() if frozen else seat.cgroup.thaw())
-        instance = _instance(spec, seat, record.layer, self._records.connect(spec.sandbox_id))
+        instance = ContainerInstance.of(spec, seat, record.layer, self._records.connect(spec.sandbox_id))
         instance.frozen = frozen
         instance.keeps = self._kept.has(spec.sandbox_id)
         if instance.keeps:
@@ -381,11 +354,6 @@ class ContainerRuntime:
             await in_thread(self._volume.remove, layer)
         if keeps:
             await in_thread(self._kept.discard, sandbox_id)
-
-
-def _instance(spec: SandboxSpec, seat: Seat, layer: str, control: socket.socket) -> ContainerInstance:
-    guest = ContainerGuest(control, spec.sandbox_id)
-    return ContainerInstance(spec, str(seat.link.address), LocalGuest(guest), seat, guest, layer)
 
 
 def _began(pid: int) -> int:

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from cube.cubelet.runtime.base import Instance
-from cube.cubelet.runtime.container.runtime import ContainerInstance
+from cube.cubelet.runtime.container.instance import ContainerInstance
 from cube.cubelet.storage.images import ImageStore
 from cube.model.errors import Conflict, HostError, SandboxNotFound, SandboxStopped, SnapshotNotFound, StorageFull
 from cube.model.ids import new_snapshot_id
