@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import ClassVar
 
 import typer
 
 from cube import __version__
-from cube.cli import bench, demo, doctor, egress, network, snapshot, template, up, vm, volume
+from cube.cli.lazy import LazyGroup
 from cube.cli.output import Json, out, print_json
 
+
+class _Commands(LazyGroup):
+    places: ClassVar = {
+        "up": "cube.cli.up:up",
+        "down": "cube.cli.up:down",
+        "status": "cube.cli.up:status",
+        "env": "cube.cli.up:env",
+        "doctor": "cube.cli.doctor:doctor",
+        "demo": "cube.cli.demo:demo",
+        "bench": "cube.cli.bench:app",
+        "egress": "cube.cli.egress:app",
+        "network": "cube.cli.network:app",
+        "network-agent": "cube.cli.network:agent",
+        "snapshot": "cube.cli.snapshot:app",
+        "template": "cube.cli.template:app",
+        "vm": "cube.cli.vm:app",
+        "volume": "cube.cli.volume:app",
+    }
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Self-hosted sandboxes for AI agents, compatible with E2B. Settings are read from CUBE_… variables.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
 
-app.command()(up.up)
-app.command()(up.down)
-app.command()(up.status)
-app.command()(up.env)
-app.command()(doctor.doctor)
-app.command()(demo.demo)
-app.add_typer(bench.app, name="bench")
-app.add_typer(egress.app, name="egress")
-app.add_typer(network.app, name="network")
-app.command("network-agent")(network.agent)
-app.add_typer(snapshot.app, name="snapshot")
-app.add_typer(template.app, name="template")
-app.add_typer(vm.app, name="vm")
-app.add_typer(volume.app, name="volume")
+
+@app.callback()
+def _cube() -> None:
+    """Makes a group of it: with one command of its own it would be that command."""
 
 
 @app.command()

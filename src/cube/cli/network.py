@@ -75,6 +75,7 @@ def agent(
         str, typer.Option(help="Loopback address:port that shows tasks, threads and a profile; none is opened.")
     ] = "",
     health_listen: Annotated[str, typer.Option(help="address:port of /healthz and /readyz; none is opened.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Run the network agent without the service: other programs ask it for links, see docs/network.md.
 
@@ -93,7 +94,7 @@ def agent(
         settings = Settings(debug_listen=pprof_listen) if pprof_listen else Settings()
         asyncio.run(run(settings, health_listen))
     except (PermissionError, ValueError, CubeError) as error:
-        fail(str(error))
+        fail(str(error), as_json=as_json)
 
 
 def _policy(network: dict[str, Any]) -> str:
