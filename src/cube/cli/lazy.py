@@ -32,10 +32,12 @@ class LazyGroup(TyperGroup):
 def _load(place: str, name: str) -> Any:
     module, _, attribute = place.partition(":")
     found: Any = getattr(import_module(module), attribute)
-    if not isinstance(found, typer.Typer):
+    command: Any
+    if isinstance(found, typer.Typer):
+        command = typer.main.get_group(found)
+    else:
         alone = typer.Typer(add_completion=False)
         alone.command(name)(found)
-        found = alone
-    command: Any = typer.main.get_command(found)
+        command = typer.main.get_command(alone)
     command.name = name
     return command

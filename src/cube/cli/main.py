@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import typer
 
 from cube import __version__
 from cube.cli.lazy import LazyGroup
-from cube.cli.output import Json, out, print_json
+from cube.cli.output import Json, fail, out, print_json
 
 
 class _Commands(LazyGroup):
@@ -29,6 +30,18 @@ class _Commands(LazyGroup):
         "vm": "cube.cli.vm:app",
         "volume": "cube.cli.volume:app",
     }
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what was asked for. Every command reads the settings; here they are refused for all."""
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            from cube.cli.refusal import about_settings
+
+            reason = about_settings(error)
+            if reason is None:
+                raise
+            fail(reason, as_json="--json" in sys.argv, code=2)
 
 
 app = typer.Typer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 import typer
@@ -70,11 +71,19 @@ def health(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _place(text: str) -> str:
+    if text and not re.fullmatch(r"[0-9.]+:[0-9]{1,5}", text):
+        raise typer.BadParameter("an address and a port are wanted, such as 127.0.0.1:19090")
+    return text
+
+
 def agent(
     pprof_listen: Annotated[
         str, typer.Option(help="Loopback address:port that shows tasks, threads and a profile; none is opened.")
     ] = "",
-    health_listen: Annotated[str, typer.Option(help="address:port of /healthz and /readyz; none is opened.")] = "",
+    health_listen: Annotated[
+        str, typer.Option(callback=_place, help="address:port of /healthz and /readyz; none is opened.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Run the network agent without the service: other programs ask it for links, see docs/network.md.
@@ -93,7 +102,7 @@ def agent(
         require_root()
         settings = Settings(debug_listen=pprof_listen) if pprof_listen else Settings()
         asyncio.run(run(settings, health_listen))
-    except (PermissionError, ValueError, CubeError) as error:
+    except (PermissionError, CubeError) as error:
         fail(str(error), as_json=as_json)
 
 

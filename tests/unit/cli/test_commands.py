@@ -43,6 +43,11 @@ def test_every_command_can_answer_in_json(words: tuple[str, ...]) -> None:
     assert "--json" in options
 
 
+def test_how_to_complete_words_is_said_once() -> None:
+    options = [name for parameter in command_of(("template",)).params for name in parameter.opts]
+    assert "--install-completion" not in options
+
+
 def test_an_unknown_command_is_none() -> None:
     assert _ROOT.get_command(None, "nothing") is None
 
