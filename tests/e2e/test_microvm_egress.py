@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cube.cubelet.runtime.microvm.boot.files import BootFiles
+from cube.settings import Settings
 from support.egress.asking import SECRET, created, fetch, rule, run, seen_at
 from support.egress.internet import SETTINGS, trust
 from support.egress.sites import Internet
@@ -24,10 +27,19 @@ _SIZE = 100_000_000
 
 
 @pytest.fixture(scope="module")
-def service(internet: Internet, directory: Path) -> Iterator[Service]:
+def templates(directory: Path) -> Path:
+    """Where templates are, for machines that have what they boot: a kernel is fetched from beyond this machine, so
+    before this process leaves it."""
     state = directory / "service" / "state"
     templates = keep_between_runs(state)
+    asyncio.run(BootFiles.ensure(Settings(state_dir=state)))
     builtin_templates(templates)
+    return templates
+
+
+@pytest.fixture(scope="module")
+def service(templates: Path, internet: Internet, directory: Path) -> Iterator[Service]:
+    state = directory / "service" / "state"
     # The authority that the templates were built with.
     shutil.copytree(CACHE / "ca", state / "ca")
     more = {**SETTINGS, "CUBE_EGRESS_TRUST": trust(directory), "CUBE_RUNTIME": "microvm", "CUBE_WARM_POOL_MAX": "0"}

@@ -16,6 +16,9 @@ PACKAGE = "linux-image-cloud-amd64"
 _KERNEL = re.compile(r"vmlinuz-(.+-cloud-amd64)")
 _REAL = re.compile(r"^\s*Depends:\s*(linux-image-\S+-cloud-amd64)\s*$", re.MULTILINE)
 
+#: Seconds for each step of fetching a package.
+_PATIENCE_S = 600
+
 Report = Callable[[str], None]
 
 
@@ -108,11 +111,14 @@ async def _output(*argv: str, cwd: Path | None = None) -> str:
     except FileNotFoundError:
         raise HostError(f"{argv[0]} is needed to fetch a kernel and is not installed; or set CUBE_VM_KERNEL") from None
     try:
-        output, errors = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
+        async with asyncio.timeout(_PATIENCE_S):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise HostError(f"{' '.join(argv[:2])} took longer than {_PATIENCE_S} s; or set CUBE_VM_KERNEL") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode != 0:
         raise HostError(f"{' '.join(argv[:2])} failed: {errors.decode(errors='replace').strip()[-500:]}")
     return output.decode(errors="replace")
