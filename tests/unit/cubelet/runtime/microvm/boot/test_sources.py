@@ -13,7 +13,7 @@ from cube.model.errors import HostError
 async def test_an_archive_that_does_not_answer_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_PATIENCE_S", 0.1)
     async with asyncio.timeout(30):
-        with pytest.raises(HostError, match="took longer than 0.1 s; or set CUBE_VM_KERNEL"):
+        with pytest.raises(HostError, match=r"took longer than 0\.1 s; or set CUBE_VM_KERNEL"):
             await sources._output("sleep", "3600")
 
 
