@@ -188,16 +188,22 @@ class SeatPool:
                 self._lull.stir()
 
     def _urgent(self) -> bool:
-        """When seats run out, or used ones pile up, no pause is waited for; then the work of many is done at once, so
-        that most requests meet a machine that does nothing else."""
-        return len(self._ready) <= min(self._least, self.target) // 4 < self.target or len(self._left) >= _PILE
+        """When seats run out, used ones pile up or memory is short, no pause is waited for; then the work of many is
+        done at once, so that most requests meet a machine that does nothing else."""
+        target = self.target
+        running_out = len(self._ready) <= min(self._least, target) // 4 < target
+        return running_out or len(self._ready) > target or self._piled_up
+
+    @property
+    def _piled_up(self) -> bool:
+        return len(self._left) >= (_PILE if self.target else 1)
 
     async def _tidy(self) -> None:
         """Make the pool as it should be. When something is asked for meanwhile this is left for the next pause, but for
         what cannot wait."""
         while len(self._ready) > self.target:
             self._left.append(self._ready.popleft())
-        if len(self._left) >= _PILE:
+        if self._piled_up:
             await self._take_all_apart()
         await self._fill(min(self._least, self.target))
         while not self._lull.disturbed and self._left:

@@ -145,6 +145,19 @@ async def test_a_pool_that_is_not_full_lets_requests_go_first(tmp_path: Path, mo
             seats.leave(seat)
 
 
+async def test_seats_are_given_up_at_once_when_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with container_node(tmp_path, _PART, most_seats=4) as node:
+        seats = node.runtime._seats
+        assert await poll_until(lambda: seats.ready == 4, 30)
+        monkeypatch.setattr(seats._lull, "_seconds", 3600)  # a pause that does not come
+        monkeypatch.setattr("cube.cubelet.memory.MemoryGauge.short", True)
+        taken = await seats.acquire()
+        assert await poll_until(lambda: seats.ready == 0, 30)
+        seats.leave(taken)
+        assert await poll_until(lambda: not node.runtime._links._held, 30)
+        assert await sh(await node.runtime.create(node.spec()), "echo on") == "on"
+
+
 def _indices(seats: SeatPool) -> set[int]:
     return {seat.index for seat in seats._ready}
 
