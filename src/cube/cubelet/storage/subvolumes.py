@@ -134,14 +134,17 @@ class Subvolumes:
     def destroy(self, name: str) -> None:
         """Remove one with everything in it; succeeds when there is none, or no file system. Blocks are freed in the
         background."""
+        subvolume = self._ids.get(name)
         with contextlib.suppress(FileNotFoundError), btrfs.directory(self.directory) as fd:
+            if subvolume is None:  # whoever has made it in another process was not able to tell
+                subvolume = _subvolume_id(self.directory / name)
             try:
                 btrfs.snap_destroy(fd, name)
             except FileNotFoundError:
                 pass
             except OSError as error:
                 raise HostError(f"the layer {name!r} could not be removed: {error.strerror}") from error
-        subvolume = self._ids.pop(name, None)
+        self._ids.pop(name, None)
         if subvolume is not None:
             self._groups.bury(subvolume)
 

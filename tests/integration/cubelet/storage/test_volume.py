@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cube.cubelet.storage import btrfs, mounts
-from cube.cubelet.storage.volume import Volume
+from cube.cubelet.storage.volume import Volume, make_layer
 from cube.model.errors import Conflict, HostError, InvalidInput, SandboxNotFound, SnapshotNotFound, StorageFull
 from cube.settings import Settings
 from integration.cubelet.storage.conftest import loop_devices
@@ -102,8 +102,12 @@ def test_removal_takes_everything_and_can_be_repeated(volume: Volume) -> None:
         volume.usage("i1")
 
 
-def test_a_removed_layer_leaves_no_quota_group(volume: Volume, settings: Settings) -> None:
-    layer = volume.layer("i1", owner=OWNER, disk_mb=64)
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["made here", "made by another process that told nothing"])
+def test_a_removed_layer_leaves_no_quota_group(volume: Volume, settings: Settings, *, elsewhere: bool) -> None:
+    if elsewhere:
+        layer, _ = make_layer(volume.layers_directory, "i1", owner=OWNER, disk_mb=64)
+    else:
+        layer = volume.layer("i1", owner=OWNER, disk_mb=64)
     fill(layer.upper / "file", MIB)
     volume.remove("i1")
     assert volume._groups.all() != set()
