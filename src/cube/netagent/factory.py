@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from typing import Final, Generic, Protocol, TypeVar
 
 from cube.model.errors import HostError
@@ -91,13 +91,20 @@ class Factory(ABC, Generic[L]):
 
     def check_network(self) -> None:
         """Raise ``HostError`` when somebody else's interface has an address in the range of the links."""
+        foreign = self._foreign_addresses()
+        # What another pool removes between two questions looks like somebody else's for a moment.
+        if foreign and (lasting := foreign & self._foreign_addresses()):
+            raise HostError(
+                f"the network {self.plan.network} for sandboxes is in use on this machine ({min(lasting)}); "
+                "choose a free one with CUBE_NETWORK_CIDR"
+            )
+
+    def _foreign_addresses(self) -> set[IPv4Interface]:
+        """Addresses in our range of interfaces that are not ours by their names."""
+        # In this order: another pool may make an interface meanwhile.
+        there = [found for found in self._host.addresses() if found.address.network.overlaps(self.plan.network)]
         ours = {link.index for link in self._host.links(self.plan.prefix)}
-        for found in self._host.addresses():
-            if found.link_index not in ours and found.address.network.overlaps(self.plan.network):
-                raise HostError(
-                    f"the network {self.plan.network} for sandboxes is in use on this machine ({found.address}); "
-                    "choose a free one with CUBE_NETWORK_CIDR"
-                )
+        return {found.address for found in there if found.link_index not in ours}
 
     def drop(self, links: Collection[L]) -> None:
         """Let go of links without processes; the kernel takes their interfaces away a little later."""
