@@ -20,6 +20,7 @@ from typing import Final
 import orjson
 
 from cube.cubelet.runtime.microvm import emulator
+from cube.cubelet.runtime.microvm.boot.sources import downloads
 from cube.model.errors import CubeError
 from cube.settings import Settings
 
@@ -59,7 +60,7 @@ def remembered(settings: Settings) -> Verdict:
         return excluded
     try:
         found = orjson.loads(_file(settings).read_bytes())
-        if found["circumstances"] == _circumstances():
+        if found["circumstances"] == _circumstances(settings):
             return Verdict(bool(found["boots"]), str(found["reason"]))
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, CubeError):
         pass
@@ -71,7 +72,7 @@ async def find_out(settings: Settings) -> Verdict:
     cancelled, the guest ends."""
     if (excluded := _excluded()) is not None:
         return excluded
-    program, kernel = shutil.which(emulator.NAME), guest_kernel()
+    program, kernel = shutil.which(emulator.NAME), guest_kernel(settings)
     lacking = [what for what, found in ((emulator.NAME, program), ("a guest kernel", kernel)) if found is None]
     if program is None or kernel is None:
         return Verdict(None, f"no guest was booted: {' and '.join(lacking)} is missing; to find out: {_RECIPE}")
@@ -80,12 +81,14 @@ async def find_out(settings: Settings) -> Verdict:
     return verdict
 
 
-def guest_kernel() -> Path | None:
-    """A kernel to try: ``CUBE_GUEST_KERNEL``, else the newest in /boot."""
+def guest_kernel(settings: Settings) -> Path | None:
+    """A kernel to try: ``CUBE_GUEST_KERNEL``, else the newest in /boot, and among those downloaded for microVMs."""
     configured = os.environ.get("CUBE_GUEST_KERNEL")
     if configured:
         return Path(configured)
-    kernels = sorted(Path("/boot").glob("vmlinuz-*"), key=lambda path: path.stat().st_mtime)
+    places = (Path("/boot"), downloads(settings) / "boot")
+    found = (kernel for place in places for kernel in place.glob("vmlinuz-*"))
+    kernels = sorted(found, key=lambda path: path.stat().st_mtime)
     return kernels[-1] if kernels else None
 
 
@@ -161,9 +164,9 @@ def _excluded() -> Verdict | None:
     return None
 
 
-def _circumstances() -> str:
+def _circumstances(settings: Settings) -> str:
     """What the answer depends on. Raises ``CubeError``."""
-    kernel = guest_kernel()
+    kernel = guest_kernel(settings)
     guest = f"{kernel} {kernel.stat().st_size} {kernel.stat().st_mtime_ns}" if kernel is not None else "none"
     version = emulator.version_of(emulator.find_program())
     return f"qemu {version}; guest {guest}; host {os.uname().release}; {processor()}"
@@ -178,5 +181,5 @@ def _remember(settings: Settings, verdict: Verdict) -> None:
     with contextlib.suppress(OSError, CubeError):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".new")
-        unfinished.write_bytes(orjson.dumps({"circumstances": _circumstances(), **asdict(verdict)}))
+        unfinished.write_bytes(orjson.dumps({"circumstances": _circumstances(settings), **asdict(verdict)}))
         unfinished.replace(path)

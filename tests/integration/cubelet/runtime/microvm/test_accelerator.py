@@ -11,8 +11,11 @@ import pytest
 from cube.cubelet.cgroups.events import poll_until
 from cube.cubelet.runtime.microvm import accelerator, emulator
 from cube.cubelet.runtime.microvm.accelerator import Verdict
+from cube.cubelet.runtime.microvm.boot.files import BootFiles
+from cube.cubelet.runtime.microvm.boot.sources import downloads, find_kernel
 from cube.settings import Settings
 from support.launch_ground import exists
+from support.vm_node import keep_between_runs
 
 #: What the guest's kernel says when it has come so far that it misses its root file system.
 ALIVE = "[ 0.9] Kernel panic - not syncing: VFS: Unable to mount root fs"
@@ -100,12 +103,24 @@ async def test_a_memory_that_makes_no_sense_is_no_answer(machine: Machine) -> No
 
 
 @pytest.mark.root
-async def test_the_machine_of_the_probe_boots_where_nothing_is_accelerated() -> None:
-    """The same command with emulation: a stock kernel of this machine comes as far as it should."""
-    program, kernel = shutil.which(emulator.NAME), accelerator.guest_kernel()
+async def test_the_machine_of_the_probe_boots_where_nothing_is_accelerated(tmp_path: Path) -> None:
+    """The same command with emulation: a stock kernel comes as far as it should."""
+    keep_between_runs(tmp_path)
+    program = shutil.which(emulator.NAME)
     assert program is not None
-    assert kernel is not None, "no kernel in /boot: install linux-image-cloud-amd64 or set CUBE_GUEST_KERNEL"
-    assert (await accelerator.boot(program, kernel, "tcg", patience=60)).boots
+    settings = Settings(state_dir=tmp_path)
+    await BootFiles.ensure(settings)  # one at a time may fetch it
+    source = await find_kernel(settings, print)
+    assert (await accelerator.boot(program, source.kernel, "tcg", patience=60)).boots
+
+
+async def test_a_kernel_that_was_downloaded_is_tried_too(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBE_GUEST_KERNEL")
+    fetched = downloads(machine.settings) / "boot" / "vmlinuz-6.1.0-1-cloud-amd64"
+    fetched.parent.mkdir(parents=True)
+    fetched.touch()
+    assert accelerator.guest_kernel(machine.settings) == fetched
+    assert (await accelerator.find_out(machine.settings)).boots
 
 
 async def test_a_probe_that_is_cancelled_leaves_no_guest(machine: Machine) -> None:

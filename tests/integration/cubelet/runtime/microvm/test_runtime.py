@@ -112,7 +112,9 @@ class TestPause:
 
     async def test_files_identity_and_address_stay(self, node: VmNode) -> None:
         box = await node.create()
-        asked = "cat /etc/machine-id /proc/sys/kernel/random/boot_id; hostname; ip -4 addr show dev eth0; cat /root/f"
+        asked = (
+            "cat /etc/machine-id /proc/sys/kernel/random/boot_id; hostname; ip -4 -o addr show dev eth0; cat /root/f"
+        )
         await run(box, "echo kept > /root/f")
         before = await run(box, asked)
         for _ in range(2):

@@ -42,7 +42,7 @@ class BootFiles:
         place = settings.state_dir / "boot"
         place.mkdir(parents=True, exist_ok=True)
         async with _locked(place / "lock"):
-            source = await find_kernel(settings, place / "package", report)
+            source = await find_kernel(settings, report)
             return await in_thread(_ensure, place, source, report)
 
 

@@ -30,16 +30,21 @@ class KernelSource:
     modules: Path | None
 
 
-async def find_kernel(settings: Settings, downloads: Path, report: Report) -> KernelSource:
+def downloads(settings: Settings) -> Path:
+    """Where a downloaded package is taken apart."""
+    return settings.state_dir / "boot" / "package"
+
+
+async def find_kernel(settings: Settings, report: Report) -> KernelSource:
     """The kernel to boot. Raises ``HostError`` when there is none and none can be downloaded."""
     if settings.vm_kernel:
         return _configured(settings)
     if (installed := _newest(Path("/"))) is not None:
         return installed
-    if (downloaded := _newest(downloads)) is not None:
+    if (downloaded := _newest(downloads(settings))) is not None:
         return downloaded
-    await _download(downloads, report)
-    if (downloaded := _newest(downloads)) is None:
+    await _download(downloads(settings), report)
+    if (downloaded := _newest(downloads(settings))) is None:
         raise HostError(f"the package {PACKAGE} has no kernel in it")
     return downloaded
 
