@@ -1,5 +1,5 @@
-/* A thread is stopped by a signal: the handler waits, and the kernel has written all that was in its registers on its
- * stack. In a fork a new thread is made on the copy of that stack, with the copy of its thread-local storage, and its
+/* A thread is stopped by a signal, where it waits for something: the handler waits too, and the kernel has written all
+ * that was in its registers on its stack. In a fork a new thread is made on the copy of that stack, with the copy of its thread-local storage, and its
  * first act is to return from the signal. */
 #include "threads.h"
 
@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <ucontext.h>
 
 #include "kernel.h"
 
@@ -204,7 +205,38 @@ static int all_have_stopped(void)
     return 0;
 }
 
-int threads_stop(void)
+static int is_system_call(const unsigned char *code)
+{
+    return code[0] == 0x0f && code[1] == 0x05;
+}
+
+/* Whether a thread was stopped where it waits for something to happen. There it holds no lock: some know their owner by
+ * the id of the thread, which is another in a fork, and QEMU aborts when such a one is not its owner's any more. */
+static int waits(const struct thread *thread)
+{
+    const greg_t *registers = ((const ucontext_t *)thread->context)->uc_mcontext.gregs;
+    const unsigned char *next = (const unsigned char *)registers[REG_RIP];
+    if (registers[REG_RAX] == -EINTR)
+        return is_system_call(next - 2);
+    /* It will be made again, or it is about to be made. */
+    switch (registers[REG_RAX]) {
+    case SYS_futex:
+    case SYS_poll:
+    case SYS_ppoll:
+    case SYS_select:
+    case SYS_pselect6:
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_rt_sigtimedwait:
+    case SYS_clock_nanosleep:
+        return is_system_call(next);
+    default:
+        return 0;
+    }
+}
+
+/* 0, or an error; EAGAIN when somebody was in the middle of something. */
+static int stop_once(void)
 {
     /* Now, for the C library takes the signal when the first thread is made. */
     if (catch_the_signal() < 0)
@@ -219,11 +251,15 @@ int threads_stop(void)
     }
     if (!all_have_stopped())
         return ETIMEDOUT;
+    int busy = 0;
     for (int i = 0; i < MAX_THREADS; i++) {
-        if (threads[i].context != 0 && threads[i].id_place == 0)
+        if (threads[i].context == 0)
+            continue;
+        if (threads[i].id_place == 0)
             return ENOTSUP;
+        busy |= !waits(&threads[i]);
     }
-    return too_many ? EMFILE : 0;
+    return too_many ? EMFILE : busy ? EAGAIN : 0;
 }
 
 static uint32_t n_stopped(void)
@@ -241,6 +277,18 @@ void threads_go_on(void)
     /* All of them, before the next threads_stop() has them wait again. */
     for (uint32_t now = left; now < n_stopped(); now = left)
         wait_while(&left, now, 0);
+}
+
+int threads_stop(void)
+{
+    const struct timespec moment = {0, MOMENT};
+    for (long waited = 0;; waited += MOMENT) {
+        const int error = stop_once();
+        if (error != EAGAIN || waited >= PATIENCE)
+            return error;
+        threads_go_on();
+        kernel2(SYS_nanosleep, &moment, 0);
+    }
 }
 
 /* -- forking ------------------------------------------------------------------------------------------------------ */

@@ -29,6 +29,7 @@ from cube.cubelet.runtime.microvm.seats import Seat, Seats
 from cube.cubelet.runtime.microvm.snapshots import Snapshots
 from cube.cubelet.runtime.microvm.starter import Starter
 from cube.cubelet.runtime.microvm.templates import Source, TemplateCaptures
+from cube.cubelet.runtime.microvm.vmm import VmmEnded
 from cube.cubelet.runtime.microvm.warming import rehearse
 from cube.cubelet.runtime.microvm.zygotes import Zygotes
 from cube.cubelet.storage.claims import Claims
@@ -161,8 +162,8 @@ class MicroVMRuntime:
             return None
         try:
             return await self._machines.clone(spec, source, zygote, claim=claim)
-        except (ForkRefused, SnapshotDamaged) as error:
-            # Ended meanwhile, perhaps, and its disk removed.
+        except (ForkRefused, SnapshotDamaged, VmmEnded) as error:
+            # Ended meanwhile, perhaps, and its disk removed; or the fork has.
             log.warning("zygote.refused", template=spec.template.template_id, reason=error.message)
             self._zygotes.drop(source)
             return None

@@ -16,6 +16,7 @@ import pytest
 from cube.cubelet.runtime.microvm import forks
 from cube.cubelet.runtime.microvm.forks import Belongings, ForkRefused
 from cube.cubelet.runtime.microvm.instance import MicroVMInstance
+from cube.cubelet.runtime.microvm.vmm import Doors
 from cube.cubelet.runtime.microvm.zygote import Zygote
 from cube.model.sandbox import Condition
 from support.descriptors import open_fds
@@ -227,6 +228,44 @@ class TestFailure:
         assert {"qemu", "state"} <= laps(node, instance)
         assert await run(instance, "hostname") == instance.sandbox_id
         assert "fork" in laps(node, await node.create())
+
+    async def test_a_fork_that_ends_at_once_is_loaded_instead(
+        self, node: VmNode, fork: MicroVMInstance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = forks.fork
+
+        async def fork_and_kill(sock: socket.socket, uid: int, given: Belongings) -> int:
+            made = await plain(sock, uid, given)
+            os.kill(made, signal.SIGKILL)
+            return made
+
+        with monkeypatch.context() as patch:
+            patch.setattr(forks, "fork", fork_and_kill)
+            instance = await node.create()
+        assert {"qemu", "state"} <= laps(node, instance)
+        assert await run(instance, "hostname") == instance.sandbox_id
+
+    async def test_one_that_is_busy_is_forked_where_it_waits(self, node: VmNode, fork: MicroVMInstance) -> None:
+        """In the middle of its work it has locks, which belong to threads by their ids; a fork has other ids."""
+        parent, loop = await zygote(node), asyncio.get_running_loop()
+        questions = b'{"execute": "query-blockstats"}' * 20
+
+        async def keep_busy(connection: socket.socket) -> None:
+            # Not as anybody else asks: a fork may say again, here too, what its zygote was about to say.
+            await loop.sock_sendall(connection, b'{"execute": "qmp_capabilities"}')
+            while await loop.sock_recv(connection, 1 << 20):
+                await loop.sock_sendall(connection, questions)
+
+        with Doors(node.settings.run_dir / "vm", f"seat{parent.seat.index}").connect("second") as connection:
+            connection.setblocking(False)
+            busy = asyncio.create_task(keep_busy(connection))
+            for _ in range(25):
+                instance = await node.create()
+                assert "fork" in laps(node, instance)
+                await node.runtime.destroy(instance.sandbox_id)
+            assert not busy.done()
+            busy.cancel()
+            await asyncio.wait([busy])
 
     async def test_the_zygote_refuses_what_makes_no_sense(self, node: VmNode, fork: MicroVMInstance) -> None:
         parent = await zygote(node)
