@@ -25,10 +25,15 @@ log = structlog.get_logger(__name__)
 END_SECONDS = 5.0
 
 
+class ProcessGone(HostError):
+    """The first process of a sandbox has ended before it served, without a word: it was killed, as all that wait are
+    when the launcher ends. Another one can be tried."""
+
+
 async def expect(control: socket.socket, kind: Kind | None, steps: Sequence[Step]) -> None:
     """Wait for a process to report this, ``None``: to close the socket.
 
-    Raises ``HostError`` or ``StorageFull`` for anything else.
+    Raises ``ProcessGone``, and ``HostError`` or ``StorageFull`` for anything else.
     """
     if not await readable(control.fileno(), ANSWER_SECONDS):
         raise HostError(f"the first process of the sandbox was not ready within {ANSWER_SECONDS:g} seconds")
@@ -37,10 +42,12 @@ async def expect(control: socket.socket, kind: Kind | None, steps: Sequence[Step
         if message is None:
             if kind is None:
                 return
-            raise HostError("the first process of the sandbox ended before it was ready")
+            raise ProcessGone("the first process of the sandbox ended before it was ready")
         if message.kind != kind:
             raise refused(message, partial(describe, steps), steps)
         message.take_fds(0)
+    except ConnectionResetError:
+        raise ProcessGone("the first process of the sandbox ended before it was ready") from None
     except (OSError, WireError) as error:
         raise HostError(f"the first process of the sandbox cannot be understood: {error}") from error
 

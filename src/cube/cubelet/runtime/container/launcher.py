@@ -19,7 +19,7 @@ from pathlib import Path
 from cube.cubelet.runtime.container import datagrams
 from cube.cubelet.runtime.container.channel import Channel, refused
 from cube.cubelet.runtime.container.datagrams import Datagram
-from cube.cubelet.runtime.container.first_process import end, expect
+from cube.cubelet.runtime.container.first_process import ProcessGone, end, expect
 from cube.cubelet.runtime.container.plan import PARKED_CONTROL, Plan, describe, encode_steps
 from cube.cubelet.runtime.container.steps import Park, Step
 from cube.cubelet.runtime.container.uninterrupted import protected
@@ -123,7 +123,7 @@ class Launcher:
     async def resume(self, parked: Launched, plan: Plan) -> Launched:
         """Carry out the rest of a plan in a parked process, which is the caller's no more.
 
-        Raises and undoes like :meth:`launch`.
+        Raises and undoes like :meth:`launch`, and ``ProcessGone``.
         """
         steps = plan.complete(PARKED_CONTROL)
         try:
@@ -131,7 +131,7 @@ class Launcher:
                 body, fds = encode_steps(steps)
                 datagrams.send(parked.control, Kind.LAUNCH, 0, body, fds)
             except OSError as error:
-                raise HostError(f"the process that was parked for the sandbox is gone: {error}") from error
+                raise ProcessGone(f"the process that was parked for the sandbox is gone: {error}") from error
             await expect(parked.control, Kind.READY, steps)
         except BaseException:
             await discard(parked)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from cube.cubelet.runtime.base import Capabilities, Found, Instance
 from cube.cubelet.runtime.container import rootfs
 from cube.cubelet.runtime.container.binary import find_cube_init
 from cube.cubelet.runtime.container.captures import Captures
+from cube.cubelet.runtime.container.first_process import ProcessGone
 from cube.cubelet.runtime.container.host_limits import raise_limits
 from cube.cubelet.runtime.container.instance import ContainerInstance
 from cube.cubelet.runtime.container.kept import KeptLayers, brought_name
@@ -38,6 +40,9 @@ from cube.netagent.agent import NetworkAgent
 from cube.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+#: How many more seats are tried when the process that waits in one is gone.
+_MORE_SEATS = 2
 
 
 class ContainerRuntime:
@@ -138,7 +143,9 @@ class ContainerRuntime:
     async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> ContainerInstance:
         """Start a sandbox from its template or a snapshot; returns when its inside answers."""
         self._volume.require_room()
-        seat = await self._seats.acquire()
+        return await self._in_a_seat(partial(self._create_in, spec))
+
+    async def _create_in(self, spec: SandboxSpec, seat: Seat) -> ContainerInstance:
         layer = seat.layer_name
         try:
             if spec.snapshot_id is not None:
@@ -191,7 +198,7 @@ class ContainerRuntime:
             return own
         await self._finish_stopping(spec)
         try:
-            return await self._start_again(spec)
+            return await self._in_a_seat(partial(self._start_again, spec))
         except CubeError as error:
             raise SandboxStopped(f"the sandbox could not be started again: {error.message}", cause=error) from error
 
@@ -326,8 +333,17 @@ class ContainerRuntime:
         if instance is not None:
             await self._stop(spec, instance)
 
-    async def _start_again(self, spec: SandboxSpec) -> ContainerInstance:
-        seat = await self._seats.acquire()
+    async def _in_a_seat(self, start: Callable[[Seat], Awaitable[ContainerInstance]]) -> ContainerInstance:
+        """Start in a seat; in another one when the process that waited in it was just killed, as all are when the
+        launcher ends."""
+        for _ in range(_MORE_SEATS):
+            try:
+                return await start(await self._seats.acquire())
+            except ProcessGone as error:
+                log.warning("seat.gone", reason=error.message)
+        return await start(await self._seats.acquire())
+
+    async def _start_again(self, spec: SandboxSpec, seat: Seat) -> ContainerInstance:
         try:
             instance = await self._started(spec, seat, spec.sandbox_id, fresh=False)
         except BaseException:

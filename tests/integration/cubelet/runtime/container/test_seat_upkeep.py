@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import select
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -14,6 +17,9 @@ import pytest
 from cube.cubelet.cgroups.events import poll_until
 from cube.cubelet.cgroups.group import Cgroup
 from cube.cubelet.runtime.container import seat_files
+from cube.cubelet.runtime.container.first_process import ProcessGone
+from cube.cubelet.runtime.container.launcher import Launched
+from cube.cubelet.runtime.container.plan import Plan
 from cube.cubelet.runtime.container.seats import SeatPool
 from cube.model.errors import HostError, StorageFull
 from support.container_node import ContainerNode, container_node, sh
@@ -165,3 +171,25 @@ def _indices(seats: SeatPool) -> set[int]:
 def _places(node: ContainerNode) -> tuple[set[str], set[str], int]:
     """The layers, the cgroups and the number of links that are somebody's."""
     return set(node.runtime._volume.names()), node.runtime._cgroups.names(), len(node.runtime._links._held)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_parked_process_that_is_killed_just_then_costs_another_seat(
+    node: ContainerNode, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the launcher is killed between the choice of a seat and the start in it."""
+    plain, left = node.runtime._launcher.resume, [times]
+
+    async def killed_first(parked: Launched, plan: Plan) -> Launched:
+        if left[0]:
+            left[0] -= 1
+            os.kill(parked.pid, signal.SIGKILL)
+            assert select.select([parked.pidfd], [], [], 20)[0]
+        return await plain(parked, plan)
+
+    monkeypatch.setattr(node.runtime._launcher, "resume", killed_first)
+    if times == 3:
+        with pytest.raises(ProcessGone):
+            await node.runtime.create(node.spec())
+    else:
+        assert await sh(await node.runtime.create(node.spec()), "echo on") == "on"
