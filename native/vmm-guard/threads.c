@@ -1,6 +1,6 @@
 /* A thread is stopped by a signal, where it waits for something: the handler waits too, and the kernel has written all
- * that was in its registers on its stack. In a fork a new thread is made on the copy of that stack, with the copy of its thread-local storage, and its
- * first act is to return from the signal. */
+ * that was in its registers on its stack. In a fork a new thread is made on the copy of that stack, with the copy of its
+ * thread-local storage, and its first act is to return from the signal. */
 #include "threads.h"
 
 #include <errno.h>

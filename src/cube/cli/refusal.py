@@ -21,10 +21,10 @@ def about_settings(error: ValueError) -> str | None:
 
 def _about(one: Any) -> str:
     reason = one["msg"].removeprefix("Value error, ")
-    field = Settings.model_fields.get(str(one["loc"][0])) if one["loc"] else None
+    name = str(one["loc"][0]) if one["loc"] else ""
+    field = Settings.model_fields.get(name)
     if field is None:
         return str(reason)
-    name = str(one["loc"][0])
     value = "" if any(word in name for word in _SECRET) else f"={one['input']!s}"
     reason = "it has another form" if one["type"] == "string_pattern_mismatch" else reason[0].lower() + reason[1:]
     return f"CUBE_{name.upper()}{value} cannot be used: {reason}. It means: {field.description}"

@@ -54,9 +54,9 @@ def find(target: Path) -> Mount | None:
 def holding(path: Path) -> Mount:
     """The mount that ``path`` lies on, or would lie on if it existed."""
     wanted = path.resolve()
-    holders = [entry for entry in mounts() if wanted.is_relative_to(entry.mount_point)]
     # Of several at one place the last one is on top.
-    return max(enumerate(holders), key=lambda pair: (len(pair[1].mount_point.parts), pair[0]))[1]
+    holders = (entry for entry in reversed(mounts()) if wanted.is_relative_to(entry.mount_point))
+    return max(holders, key=lambda entry: len(entry.mount_point.parts))
 
 
 def below(directory: Path) -> list[Mount]:

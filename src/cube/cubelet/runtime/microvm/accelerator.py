@@ -88,8 +88,7 @@ def guest_kernel(settings: Settings) -> Path | None:
         return Path(configured)
     places = (Path("/boot"), downloads(settings) / "boot")
     found = (kernel for place in places for kernel in place.glob("vmlinuz-*"))
-    kernels = sorted(found, key=lambda path: path.stat().st_mtime)
-    return kernels[-1] if kernels else None
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 async def boot(program: str, kernel: Path, accelerator: str, patience: float = PATIENCE) -> Verdict:

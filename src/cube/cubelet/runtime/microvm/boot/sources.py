@@ -41,10 +41,11 @@ async def find_kernel(settings: Settings, report: Report) -> KernelSource:
         return _configured(settings)
     if (installed := _newest(Path("/"))) is not None:
         return installed
-    if (downloaded := _newest(downloads(settings))) is not None:
+    target = downloads(settings)
+    if (downloaded := _newest(target)) is not None:
         return downloaded
-    await _download(downloads(settings), report)
-    if (downloaded := _newest(downloads(settings))) is None:
+    await _download(target, report)
+    if (downloaded := _newest(target)) is None:
         raise HostError(f"the package {PACKAGE} has no kernel in it")
     return downloaded
 
